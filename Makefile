@@ -1,0 +1,78 @@
+# The commands of this project; `make help` lists them. Needs Python 3.11, make and pip.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup book run zoo serve check test lock clean
+
+PYTHON ?= python3.11
+TORCH := torch==2.13.0
+CORES ?= 2
+ARCHS ?=
+export OMP_NUM_THREADS ?= 1
+# uv reads its own variable for a folder of wheels, not pip's.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+# Inside the conda environment of environment.yml everything is installed already.
+ifeq ($(CONDA_DEFAULT_ENV),vlalign)
+PY := python
+READY :=
+else
+PY := .venv/bin/python
+READY := .venv/.ready
+endif
+
+help:
+	@echo "make book  [ARCHS=llava|all] [CORES=2]      execute what is stale, build the pages in _build/html"
+	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
+	@echo "make serve                                  open the built book on this machine"
+	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
+	@echo "make check                                  lint, types, fast tests: under a minute"
+	@echo "make test                                   check, every notebook by nbval, every page in a browser"
+	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
+
+setup: $(READY)
+
+.venv/.ready: requirements.lock pyproject.toml Makefile
+	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Error: $(PYTHON) is missing or older than 3.11. Install Python 3.11, or name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x .venv/bin/uv || $(PYTHON) -m pip --version >/dev/null 2>&1 || \
+	  { echo "Error: $(PYTHON) has no pip. Install it, or name another Python: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv --without-pip .venv
+	@test -x .venv/bin/uv || $(PYTHON) -m pip --python .venv/bin/python install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python $(PY) -r requirements.lock $(TORCH)
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(READY)
+	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)
+
+run: $(READY)
+	@test -n "$(ARCH)" -a -n "$(NB)" || { echo "Error: say what to run: make run ARCH=llava NB=04_causal PARAMS=my.yml"; exit 1; }
+	@$(PY) -m vlalign_utils.execute run --arch "$(ARCH)" --nb "$(NB)" $(if $(PARAMS),--params "$(PARAMS)")
+
+zoo: $(READY)
+	@test -n "$(CHAIN)" || { echo "Error: say which chain to train: make zoo CHAIN=llava"; exit 1; }
+	@$(PY) -m vlalign_utils.zoo "$(CHAIN)"
+
+serve: $(READY)
+	@$(PY) -m vlalign_utils.book serve
+
+check: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -n 2 -m "not notebooks and not html"
+
+test: check
+	$(PY) -m pytest -n 2 -m notebooks
+	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)
+	tests/html/setup.sh
+	$(PY) -m pytest -m html
+
+lock: $(READY)
+	mkdir -p .cache && echo "$(TORCH)" > .cache/torch.txt
+	.venv/bin/uv pip compile --quiet --python $(PY) --no-emit-package torch --no-emit-find-links --no-header \
+	  --no-annotate --extra book --extra dev -c .cache/torch.txt pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf _build .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+# Notebooks x architectures -> comparison -> pages. `make book` runs it; on a cluster:
+#   snakemake --executor slurm --jobs 20 --rerun-incomplete --rerun-triggers mtime --config archs=all
+# A run's output here is its marker: Snakemake deletes the outputs of a job that fails, and a result that is
+# published must survive that.
+import sys
+
+from vlalign_utils import pipeline, registry
+from vlalign_utils.registry import COMPARISON
+
+
+rule pages:
+    input:
+        ".cache/steps/comparison",
+    output:
+        touch(".cache/steps/pages"),
+    shell:
+        "{sys.executable} -m vlalign_utils.pipeline pages"
+
+
+rule comparison:
+    input:
+        pipeline.runs(config.get("archs", "")),
+    output:
+        touch(".cache/steps/comparison"),
+    params:
+        nb=registry.load().comparison,
+        arch=COMPARISON,
+    shell:
+        "{sys.executable} -m vlalign_utils.execute run --arch {params.arch} --nb {params.nb} --if-stale"
+
+
+rule notebook:
+    output:
+        ".cache/runs/{arch}/{nb}/{inputs}",
+    threads: 1
+    priority: lambda wildcards: int(wildcards.nb[:2])  # the later notebooks take longer: start them first
+    shell:
+        "{sys.executable} -m vlalign_utils.execute run --arch {wildcards.arch} --nb {wildcards.nb}"

@@ -1,0 +1,144 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import build, tiny_processor
+from PIL import Image
+
+from vlalign_utils import VLM, causal
+from vlalign_utils.stats import rng
+from vlalign_utils.tasks import Item, Scores, answer_scores, batches
+
+QUESTIONS = [
+    "what colour is the shape ?",
+    "what is green ?",
+    "is the square blue",
+    "what red circle is the ?",
+]
+ITEMS = [
+    Item(Image.new("RGB", (16, 16), colour), question, answer, ("red", "green", "blue square"), "g", "")
+    for colour, question, answer in zip(
+        ("red", "green", "blue", "white"), QUESTIONS, ("red", "blue square", "green", "red"), strict=True
+    )
+]
+ALL = {**causal.FREEZES, **causal.ROUTES}
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    return VLM(build("llava")[0].model, tiny_processor())
+
+
+@pytest.fixture
+def _all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model answers nothing; the sweep is tested as if it had answered everything."""
+    monkeypatch.setattr(
+        causal, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items), bool), np.ones(len(items)))
+    )
+
+
+def test_positions_are_disjoint_and_where_they_should_be(vlm: VLM) -> None:
+    (batch,) = batches(vlm, ITEMS)
+    run = vlm.record(**batch.inputs)
+    at = causal.positions(vlm, run, batch, rng(0, "test"))
+    assert not (at.image & at.question).any()
+    assert not (at.last & (at.image | at.question)).any()
+    for row, item in enumerate(batch.rows):
+        assert at.image[row].sum() == 4
+        # The question's words and one of the template's two; the other is the prompt's last token.
+        assert at.question[row].sum() == len(ITEMS[item].prompt.split()) + 1
+        assert at.last[row].sum() == 1 + len(ITEMS[item].answer.split()) + 1
+        assert at.some_image[row].sum() == at.some_text[row].sum() == min(4, int(at.question[row].sum()))
+    assert not (at.some_image & ~at.image).any()
+    assert not (at.some_text & ~at.question).any()
+
+
+def test_control_tokens_are_drawn_anew_and_evenly() -> None:
+    mask = torch.tensor([[False, True, True, True, True]])
+    stream = rng(0, "test")
+    drawn = torch.stack([causal._draw(mask, torch.tensor([2]), stream)[0] for _ in range(400)])
+    assert (drawn.sum(1) == 2).all()
+    assert not drawn[:, 0].any()
+    assert (drawn[:, 1:].float().mean(0) - 0.5).abs().max() < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("_all_solved")
+def test_sweep_equals_replays_of_the_whole_decoder(vlm: VLM) -> None:
+    swept = causal.sweep(vlm, ITEMS, ALL, width=2, seed=5, batch_size=3)
+    stream = rng(5, "control tokens")
+    for batch in batches(vlm, ITEMS, 3):
+        run = vlm.record(**batch.inputs)
+        at = causal.positions(vlm, run, batch, stream)
+        assert swept.clean[batch.rows] == pytest.approx(answer_scores(run.logits, batch.answers).prob)
+        for name, intervention in ALL.items():
+            for column, (first, last) in enumerate(swept.windows):
+                whole = vlm.replay(run, edits=[intervention(at, first, last)])
+                scores = answer_scores(whole.logits, batch.answers)
+                assert (swept.prob[name][batch.rows, column] == scores.prob).all()
+                assert (swept.correct[name][batch.rows, column] == scores.correct).all()
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_layers_below_a_window_run_once(vlm: VLM) -> None:
+    calls = [0] * vlm.n_layers
+
+    def count(k: int) -> Any:
+        return lambda *_: calls.__setitem__(k, calls[k] + 1)
+
+    handles = [layer.self_attn.register_forward_hook(count(k)) for k, layer in enumerate(vlm.layers)]
+    causal.sweep(vlm, ITEMS, {"image to last": causal.ROUTES["image to last"]}, width=2)
+    for handle in handles:
+        handle.remove()
+    # One record; layer k runs again for each of the three windows that start at or below it.
+    assert calls == [2, 3, 4, 4]
+
+
+@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_intervention_reaches_the_answer(vlm: VLM, name: str) -> None:
+    swept = causal.sweep(vlm, ITEMS, {name: ALL[name]}, width=2)
+    assert (swept.drop(name)[:, 0] != 0).all()
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_freezing_image_tokens_in_the_last_layer_changes_nothing(vlm: VLM) -> None:
+    swept = causal.sweep(vlm, ITEMS, {"all image tokens": causal.FREEZES["all image tokens"]}, width=1)
+    # They are frozen as they enter it: no position that is read out sees the difference.
+    assert swept.drop("all image tokens")[:, -1] == pytest.approx(0, abs=1e-7)
+
+
+def test_drop_and_score_are_what_they_say() -> None:
+    swept = causal.Sweep(
+        windows=[(0, 0)],
+        chance=np.array([0.5, 0.25]),
+        clean=np.array([0.9, 0.8]),
+        prob={"cut": np.array([[0.4], [0.8]])},
+        correct={"cut": np.array([[False], [True]])},
+    )
+    assert swept.drop("cut")[:, 0] == pytest.approx([0.5, 0.0])
+    assert swept.score("cut")[:, 0] == pytest.approx([-1.0, 1.0])
+
+
+def test_windows_slide_by_one() -> None:
+    assert causal.windows(4, 2) == [(0, 1), (1, 2), (2, 3)]
+    assert causal.windows(4, 4) == [(0, 3)]
+
+
+@pytest.mark.parametrize("width", [0, 5])
+def test_impossible_windows_are_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"window of {width} layers"):
+        causal.windows(4, width)
+
+
+def test_a_model_that_solves_nothing_is_refused(vlm: VLM) -> None:
+    with pytest.raises(ValueError, match="none of the 4 items"):
+        causal.sweep(vlm, ITEMS, ALL, width=2)
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_items_without_an_image_are_refused(vlm: VLM) -> None:
+    blind = [Item(None, i.prompt, i.answer, i.choices, i.group, i.caption) for i in ITEMS]
+    with pytest.raises(ValueError, match="no image tokens"):
+        causal.sweep(vlm, blind, ALL, width=2)

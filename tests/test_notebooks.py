@@ -1,0 +1,131 @@
+"""Every notebook: clean sources, a quick run, strict nbval on it, and the same bytes at a rerun.
+
+The quick runs are shared between test processes: one runs a notebook, the others wait for it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+
+from vlalign_utils import pipeline, registry
+from vlalign_utils.execute import START_TIMEOUT, execute, kernel_environment
+from vlalign_utils.inputs import SET_BY_RUN, defaults, read_notebook
+from vlalign_utils.normalise import digest
+from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.registry import COMPARISON
+
+ENTRIES = registry.load()
+RUNS = [(entry.name, notebook) for entry in ENTRIES.architectures.values() for notebook in entry.notebooks]
+RUNS.append((COMPARISON, ENTRIES.comparison))
+NOTEBOOKS = [*ENTRIES.notebooks, ENTRIES.comparison]
+QUICK = pytest.mark.notebooks
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, worker_id):
+    """A copy of the project, by links, with an empty book of its own."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "project"
+    root.mkdir(exist_ok=True)
+    with FileLock(root.with_suffix(".lock")):
+        if not (root / "zoo").is_symlink():
+            link(root)
+    return root
+
+
+def link(root: Path) -> None:
+    """Give a folder the project's notebooks, registry and models."""
+    for name in ("architectures.yml", "notebooks", "zoo"):
+        (root / name).symlink_to(ROOT / name)
+
+
+def executed(project: Path, arch: str, notebook: str) -> Path:
+    """The quick run of a notebook, made by whichever test process asks first."""
+    if notebook == ENTRIES.comparison:
+        for needed in RUNS[:-1]:
+            executed(project, *needed)
+    page = project / "book" / "results" / arch / f"{notebook}.ipynb"
+    with FileLock(project.parent / f"{arch}-{notebook}.lock"):
+        return page if page.is_file() else execute(notebook, arch, quick=True, root=project)
+
+
+def nbval(page: Path, project: Path, work: Path) -> subprocess.CompletedProcess[str]:
+    """Run strict nbval on an executed notebook, away from this project's own pytest settings."""
+    write_atomic(work / "pytest.ini", "[pytest]\n")
+    environment = {
+        **os.environ,
+        **kernel_environment(work / "jupyter"),
+        "VLALIGN_RESULTS": str(project / "book" / "results"),
+    }
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout", "600"]
+    command += ["--nbval-kernel-startup-timeout", str(START_TIMEOUT), "-c", "pytest.ini"]
+    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--color", "no", str(page)]
+    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_source_is_stripped_and_short(name):
+    notebook = read_notebook(name, ROOT)
+    first = "archs" if name == ENTRIES.comparison else "arch"
+    assert list(defaults(notebook, name))[:4] == [first, "out_dir", "seed", "quick"]
+    assert set(defaults(notebook, name)) & set(SET_BY_RUN) == {first, "out_dir", "quick"}
+    assert notebook.cells[0].source.startswith("# ")
+    for number, cell in enumerate(notebook.cells, 1):
+        assert not cell.get("outputs"), f"cell {number} has outputs"
+        assert cell.get("execution_count") is None, f"cell {number} has an execution count"
+        assert str(ROOT) not in cell.source, f"cell {number} holds a path of this machine"
+        tags = cell.metadata.get("tags", [])
+        assert ("timing" in tags) == ("nbval-ignore-output" in tags), (
+            f"cell {number}: one tag without the other"
+        )
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 15, f"cell {number} has more than 15 lines"
+
+
+def test_every_notebook_is_in_the_registry():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(NOTEBOOKS)
+
+
+@QUICK
+@pytest.mark.parametrize(("arch", "notebook"), RUNS)
+def test_a_quick_run_passes_strict_nbval(project, tmp_path, arch, notebook):
+    checked = nbval(executed(project, arch, notebook), project, tmp_path)
+    assert checked.returncode == 0, checked.stdout
+
+
+@QUICK
+@pytest.mark.parametrize(("arch", "notebook"), RUNS)
+def test_a_deleted_result_comes_back_byte_for_byte(project, tmp_path, arch, notebook):
+    """Aside from timing: the digest covers all but the outputs of timing cells."""
+    before = nbformat.read(executed(project, arch, notebook), as_version=4)
+    measured = pipeline.published(notebook, arch, project)
+    link(tmp_path)
+    if notebook == ENTRIES.comparison:
+        shutil.copytree(project / "book", tmp_path / "book")
+        (tmp_path / "book" / "results" / arch / f"{notebook}.json").unlink()
+    after = nbformat.read(execute(notebook, arch, quick=True, root=tmp_path), as_version=4)
+    assert digest(after) == digest(before)
+    again = pipeline.published(notebook, arch, tmp_path).model_copy(update={"timing": measured.timing})
+    assert again.dumps() == measured.dumps()
+
+
+@QUICK
+def test_one_tampered_number_fails_nbval(project, tmp_path):
+    arch, name = RUNS[0]
+    notebook = nbformat.read(executed(project, arch, name), as_version=4)
+    compared = [cell for cell in notebook.cells if "timing" not in cell.metadata.get("tags", [])]
+    last = [o for cell in compared for o in cell.get("outputs", []) if o.output_type == "stream"][-1]
+    digit = next(i for i in reversed(range(len(last.text))) if last.text[i].isdigit())
+    last.text = last.text[:digit] + str((int(last.text[digit]) + 1) % 10) + last.text[digit + 1 :]
+    page = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook, page)
+    checked = nbval(page, project, tmp_path)
+    assert checked.returncode == 1, checked.stdout
+    assert "1 failed" in checked.stdout
+    assert "Cell outputs differ" in checked.stdout

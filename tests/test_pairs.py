@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from vlalign_utils.data import pairs
+from vlalign_utils.data.pairs import CONCEPTS
+from vlalign_utils.data.render import render
+
+
+def test_pairs_are_reproducible_with_distinct_captions():
+    first, again = pairs(60, 4), pairs(60, 4)
+    assert [p.caption for p in first] == [p.caption for p in again]
+    assert len({p.caption["en"] for p in first}) == 60
+    assert np.array_equal(np.asarray(first[7].image), render(first[7].scene))
+
+
+def test_labels_speak_of_the_first_thing_named():
+    for pair in pairs(30, 1):
+        first = pair.caption["en"].rstrip(".").split(", ")[0].split()
+        for concept in ("form", "colour", "row", "column"):
+            assert CONCEPTS[concept][pair.labels[concept]] in first
+        assert pair.labels["count"] == pair.caption["en"].count(",")
+
+
+def test_asking_for_more_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="asked for 5000"):
+        pairs(5000, max_things=1)

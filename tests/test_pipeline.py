@@ -1,0 +1,117 @@
+import nbformat
+import pytest
+
+from vlalign_utils import pipeline
+from vlalign_utils.inputs import ParameterError
+from vlalign_utils.normalise import digest
+from vlalign_utils.paths import write_atomic
+from vlalign_utils.results import Results
+
+V4 = nbformat.v4
+REGISTRY = """
+notebooks: [01_a, 02_b]
+comparison: 90_c
+architectures:
+  one: {title: One, description: D, model: zoo/one}
+  two: {title: Two, description: D, model: zoo/two, parameters: {02_b: {seed: 5}}}
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project whose book holds everything, executed on another machine."""
+    (tmp_path / "architectures.yml").write_text(REGISTRY)
+    (tmp_path / "notebooks").mkdir()
+    for name in ("01_a", "02_b", "90_c"):
+        first = "archs" if name == "90_c" else "arch"
+        cell = V4.new_code_cell(f'{first} = ""\nout_dir = ""\nseed = 0\nquick = False')
+        cell.metadata["tags"] = ["parameters"]
+        nbformat.write(V4.new_notebook(cells=[cell]), tmp_path / "notebooks" / f"{name}.ipynb")
+    for arch in ("one", "two"):
+        (tmp_path / "zoo" / arch).mkdir(parents=True)
+        (tmp_path / "zoo" / arch / "config.json").write_text("{}")
+        for name in ("01_a", "02_b"):
+            publish(tmp_path, name, arch)
+    return tmp_path
+
+
+def publish(root, notebook, arch):
+    params, inputs = pipeline.plan(notebook, arch, {}, False, root)
+    page = V4.new_notebook(cells=[V4.new_code_cell("1", id="cell-00")])
+    results = Results(
+        notebook=notebook, arch=arch, params=params, input_hash=inputs, notebook_digest=digest(page)
+    )
+    folder = root / "book" / "results" / arch
+    write_atomic(folder / f"{notebook}.ipynb", nbformat.writes(page))
+    write_atomic(folder / f"{notebook}.json", results.dumps())
+    return pipeline.marker(root, arch, notebook, inputs)
+
+
+def wanted(root, archs=""):
+    return [run.split("/")[2:4] for run in pipeline.runs(archs, root)]
+
+
+def test_a_fresh_clone_runs_the_first_architecture_and_trusts_the_others(root):
+    assert wanted(root) == [["one", "01_a"], ["one", "02_b"]]
+    assert wanted(root, "two") == [["two", "01_a"], ["two", "02_b"]]
+    assert len(wanted(root, "all")) == 4
+
+
+def test_an_unselected_architecture_runs_when_its_inputs_changed(root):
+    (root / "zoo" / "two" / "config.json").write_text("{ }")
+    assert wanted(root) == [["one", "01_a"], ["one", "02_b"], ["two", "01_a"], ["two", "02_b"]]
+
+
+def test_parameters_of_the_registry_count_as_inputs(root):
+    (root / "architectures.yml").write_text(REGISTRY.replace("seed: 5", "seed: 6"))
+    assert wanted(root)[2:] == [["two", "02_b"]]
+
+
+@pytest.mark.parametrize("damage", ["tampered page", "lost page", "lost json", "broken json"])
+def test_a_pair_that_does_not_match_counts_as_missing(root, damage):
+    page = root / "book" / "results" / "two" / "01_a.ipynb"
+    if damage == "tampered page":
+        page.write_text(page.read_text().replace('"1"', '"2"'))
+    elif damage == "lost page":
+        page.unlink()
+    elif damage == "lost json":
+        page.with_suffix(".json").unlink()
+    else:
+        page.with_suffix(".json").write_text("{")
+    assert pipeline.published("01_a", "two", root) is None
+    assert wanted(root)[2:] == [["two", "01_a"]]
+
+
+def test_a_marker_counts_only_while_the_book_holds_its_result(root):
+    done = publish(root, "01_a", "one")
+    write_atomic(done, "")
+    assert pipeline.fresh("01_a", "one", root)
+    pipeline.runs("", root)
+    assert done.is_file()
+    (root / "book" / "results" / "one" / "01_a.json").unlink()
+    assert not pipeline.fresh("01_a", "one", root)
+    pipeline.runs("", root)
+    assert not done.exists()
+
+
+def test_the_comparison_goes_stale_with_any_result(root):
+    write_atomic(publish(root, "90_c", "comparison"), "")
+    assert pipeline.fresh("90_c", "comparison", root)
+    (root / "book" / "results" / "two" / "02_b.json").unlink()
+    assert not pipeline.fresh("90_c", "comparison", root)
+
+
+def test_the_comparison_belongs_to_no_architecture(root):
+    with pytest.raises(ParameterError, match="use --arch comparison for it alone"):
+        pipeline.plan("90_c", "one", {}, False, root)
+    with pytest.raises(ParameterError, match="use --arch comparison for it alone"):
+        pipeline.plan("01_a", "comparison", {}, False, root)
+
+
+def test_pages_are_current_until_a_source_changes(root):
+    assert not pipeline.pages_current(root)
+    write_atomic(root / "_build" / "html" / "index.html", "built")
+    write_atomic(root / ".cache" / "pages", pipeline.page_hash(root))
+    assert pipeline.pages_current(root)
+    write_atomic(root / "book" / "index.md", "# New")
+    assert not pipeline.pages_current(root)

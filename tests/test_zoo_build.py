@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vlalign_utils import load_vlm, tasks
+from vlalign_utils.paths import ROOT
+from vlalign_utils.zoo import build as zoo
+from vlalign_utils.zoo import pictures, vision
+from vlalign_utils.zoo.recipe import STAGES
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A chain built by the real code from the real recipe, with three steps a stage and few items."""
+    root = tmp_path_factory.mktemp("repo")
+    recipe = yaml.safe_load((ROOT / "zoo" / "recipes" / "llava.yml").read_text())
+    recipe["pictures"] = {"scenes": 40, "digits": 20}
+    for schedule in recipe["stages"].values():
+        schedule.update(steps=3, batch_size=8)
+    (root / "zoo" / "recipes").mkdir(parents=True)
+    (root / "zoo" / "recipes" / "tiny.yml").write_text(yaml.safe_dump(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "ROOT", root)
+        patch.setattr(zoo, "ITEMS", 12)
+        yield zoo.build("tiny")
+    torch.use_deterministic_algorithms(False)
+
+
+def test_every_stage_is_a_folder_that_plain_transformers_loads_and_asks(chain):
+    item = tasks.load("attributes", 1)[0]
+    for stage in STAGES:
+        model = AutoModelForImageTextToText.from_pretrained(chain / stage)
+        processor = AutoProcessor.from_pretrained(chain / stage)
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.prompt}]}
+        prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
+        inputs = processor(images=item.image, text=prompt, return_tensors="pt")
+        assert (inputs["input_ids"] == processor.tokenizer.image_token_id).sum() == 36
+        answer = model.generate(**inputs.to(model.dtype), max_new_tokens=3, do_sample=False)
+        assert answer.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_stages_train_what_they_say(chain):
+    base, aligned, tuned = (load_file(chain / stage / "model.safetensors") for stage in STAGES)
+    moved = {
+        name.split(".")[0] if "." not in name else name
+        for name in base
+        if not base[name].equal(aligned[name])
+    }
+    assert moved
+    assert all("multi_modal_projector" in name for name in moved)
+    moved = {name for name in base if not aligned[name].equal(tuned[name])}
+    assert any("language_model" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+
+
+def test_the_record_holds_curves_sizes_and_scores(chain):
+    record = json.loads((chain / "record.json").read_text())
+    assert list(record["stages"]) == ["vision", "base", "aligned", "tuned"]
+    for stage in record["stages"].values():
+        assert (stage["steps"], stage["examples"]) == (3, 24)
+        assert len(stage["curve"]) == 3
+    assert record["data"]["digit_items_train"] + record["data"]["digit_items_test"] == 1797
+    for scores in record["evaluation"].values():
+        assert set(scores) == set(tasks.SUITES)
+        for suite in scores.values():
+            assert suite["low"] <= suite["value"] <= suite["high"]
+            assert suite["n"] == 12
+
+
+def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "ROOT", chain.parent.parent)
+    before = (chain / "tuned" / "model.safetensors").stat().st_mtime_ns
+    zoo.build("tiny")
+    assert "is complete" in capsys.readouterr().out
+    assert (chain / "tuned" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_weights_are_kept_in_half_and_used_in_full_precision(chain):
+    stored = load_file(chain / "tuned" / "model.safetensors")
+    assert {w.dtype for w in stored.values()} == {torch.float16}
+    vlm = load_vlm(chain)
+    assert vlm.model.dtype == torch.float32
+    run = vlm.record(**vlm.prepare(["what is there?"], [tasks.load("attributes", 1)[0].image]))
+    vlm.self_test(run)
+
+
+def test_pixels_in_training_are_those_of_the_processor(chain):
+    drawn = pictures.draw_pictures(2, 0, seed=0)
+    from PIL import Image
+
+    processed = load_vlm(chain).prepare(["x"] * 2, [Image.fromarray(p) for p in drawn.pixels])["pixel_values"]
+    assert torch.allclose(processed, drawn.normalised([0, 1]), atol=1e-6)
+
+
+def test_a_region_is_its_thing_s_quadrant():
+    drawn = pictures.draw_pictures(30, 10, seed=0)
+    batch = next(vision.vision_batches(drawn, 8, 8, 1, seed=0))
+    assert batch.region_patches.sum(1).tolist() == [9] * (len(batch.phrases) - 2) + [36] * 2
+    for picture, mask, concept in zip(
+        batch.region_picture, batch.region_patches, batch.concepts, strict=True
+    ):
+        if len(concept) == 3:
+            side = batch.pixels[picture].reshape(3, 6, 8, 6, 8).amax((2, 4))  # brightest pixel of each patch
+            bright = side.amax(0).flatten()
+            assert bright[mask].max() > -0.1  # a thing is brighter than any background
+    assert np.unique(batch.region_picture).tolist() == list(range(8))

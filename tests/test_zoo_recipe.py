@@ -1,0 +1,26 @@
+import pytest
+import yaml
+
+from vlalign_utils.paths import ROOT
+from vlalign_utils.zoo.recipe import read_recipe
+
+RECIPES = ROOT / "zoo" / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yml")), ids=lambda p: p.stem)
+def test_recipes_in_the_repository_are_valid(path):
+    recipe = read_recipe(path)
+    assert recipe.text_config["num_hidden_layers"] >= 8
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are():
+    with pytest.raises(FileNotFoundError, match=r"no recipe nope.yml in recipes/; there are: .*llava"):
+        read_recipe(RECIPES / "nope.yml")
+
+
+def test_a_wrong_field_is_named(tmp_path):
+    content = yaml.safe_load((RECIPES / "llava.yml").read_text())
+    content["stages"]["base"]["steps"] = 0
+    (tmp_path / "bad.yml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"bad.yml: stages.base.steps"):
+        read_recipe(tmp_path / "bad.yml")

@@ -1,0 +1,70 @@
+"""Build the pages: complete results only, generated pages first, then a clean Jupyter Book build."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from vlalign_utils import pipeline, registry
+from vlalign_utils.book import card, front, toc
+from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.registry import COMPARISON, Registry
+
+
+class BookError(RuntimeError):
+    """The book cannot be built; the message says what to do."""
+
+
+def check_complete(entries: Registry, root: Path = ROOT) -> None:
+    """Raise BookError naming every chapter without complete, full-size results, and the command to run."""
+    archs = entries.architectures.values()
+    chapters = [(arch.name, notebook) for arch in archs for notebook in arch.notebooks]
+    problems = []
+    for arch, notebook in [*chapters, (COMPARISON, entries.comparison)]:
+        results = pipeline.published(notebook, arch, root)
+        if results is None or results.quick:
+            why = "was executed at quick size" if results else "is missing, or its JSON is not of this run"
+            page = f"{toc.chapter(arch, notebook)}.ipynb"
+            problems.append(f"{page} {why}; run: make run ARCH={arch} NB={notebook}")
+    if problems:
+        raise BookError("\n".join(["the book is not complete:", *problems]))
+
+
+def check_toc(entries: Registry, root: Path = ROOT) -> None:
+    """Raise BookError when `_toc.yml` is not the one that the registry gives."""
+    if (root / "_toc.yml").read_text(encoding="utf-8") != toc.render(entries):
+        raise BookError("_toc.yml does not match architectures.yml; run: python -m vlalign_utils.book toc")
+
+
+def generate(entries: Registry, root: Path = ROOT) -> None:
+    """Write the pages and figures that are made from results into `_generated/`."""
+    folder = root / toc.GENERATED
+    shutil.rmtree(folder, ignore_errors=True)
+    write_atomic(folder / ".gitignore", "*\n")
+    for arch in entries.architectures.values():
+        card.write(arch, folder, root)
+    front.write(entries, folder, root)
+
+
+def build(root: Path = ROOT) -> Path:
+    """Build all pages from scratch into `_build/html` and return that folder. Warnings are errors.
+
+    Nothing is in `_build` while the pages are made, so a build that fails or is killed leaves no half book.
+    Raises BookError.
+    """
+    entries = registry.load(root)
+    check_complete(entries, root)
+    check_toc(entries, root)
+    generate(entries, root)
+    shutil.rmtree(root / "_build", ignore_errors=True)
+    work = root / ".cache" / "book"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [str(jupyter_book), "build", str(root), "--path-output", str(work)]
+    command += ["-W", "-n", "--keep-going", "-q"]
+    # Its warnings come on stderr; on stdout it only names the working folder.
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise BookError("Jupyter Book stopped on the warnings and errors above")
+    (work / "_build").rename(root / "_build")
+    return root / "_build" / "html"

@@ -1,0 +1,150 @@
+"""Model cards: one generated page per architecture. Every number comes from the chain's record.json."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlalign_utils.book.markdown import interval, number, table, text
+from vlalign_utils.paths import write_atomic
+from vlalign_utils.registry import Architecture
+from vlalign_utils.results import ResultsError
+
+TRAINS = {
+    "vision": "vision tower, on pictures with captions",
+    "base": "language model, on text alone",
+    "aligned": "connector, on captions of pictures",
+    "tuned": "connector and language model, on questions about pictures",
+}
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Score(_Lenient):
+    """Accuracy of one stage on one suite, and the bar that the tuned stage has to reach, if any."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float
+    bar: float | None = None
+
+
+class Stage(_Lenient):
+    """How one stage was trained; `curve` holds (step, mean loss)."""
+
+    steps: int
+    examples: int
+    batch_size: int
+    seconds: float
+    parameters_trained: int
+    curve: list[tuple[int, float]]
+
+
+class Record(_Lenient):
+    """What training wrote beside the checkpoints."""
+
+    chain: str
+    seed: int
+    versions: dict[str, str]
+    stages: dict[str, Stage]
+    evaluation: dict[str, dict[str, Score]]
+    data: dict[str, Any]
+
+
+def read_record(path: Path) -> Record | None:
+    """The record, or None for a model that was not trained here. Raises ResultsError naming the field."""
+    if not path.is_file():
+        return None
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ResultsError(f"{path} is not a valid training record: {field}: {first['msg']}") from None
+
+
+def write(arch: Architecture, folder: Path, root: Path) -> None:
+    """Write `<arch>.md` and its figure into `folder`."""
+    record = read_record(root / arch.model / "record.json")
+    lines = [f"# {text(arch.title)}: model card", text(arch.description), f"Loaded from {text(arch.model)}."]
+    if record is None:
+        lines.append("This model was not trained by this project; its training is not on record here.")
+    else:
+        curves(record, folder / f"{arch.name}-training.svg")
+        lines += _scores(record) + _training(arch, record)
+    write_atomic(folder / f"{arch.name}.md", "\n\n".join(lines) + "\n")
+
+
+def _scores(record: Record) -> list[str]:
+    stages = list(record.evaluation)
+    suites = record.evaluation[stages[-1]]
+    rows = []
+    for name, last in suites.items():
+        scores = [interval(record.evaluation[stage][name]) for stage in stages]
+        rows.append([text(name), *scores, number(last.n), f"{last.chance:.2f}", _bar(last)])
+    return [
+        "## What it answers",
+        "Accuracy on held-out items, with a 95 % interval: the answer counts when it is the model's own, "
+        "word for word. N is the number of items of each suite. The bar is what the last stage has to "
+        "reach; for a suite without one, it has to lie above chance.",
+        table(["suite", *stages, "N", "chance", "bar"], f"l{'r' * len(stages)}rrl", rows),
+    ]
+
+
+def _bar(score: Score) -> str:
+    bar, goal = (score.chance, "above chance") if score.bar is None else (score.bar, f"{score.bar:.2f}")
+    reached = score.low > bar if score.bar is None else score.value >= bar
+    return f"{goal}: {'reached' if reached else '**missed**'}"
+
+
+def _training(arch: Architecture, record: Record) -> list[str]:
+    trained = [
+        [
+            text(name),
+            text(TRAINS.get(name, "")),
+            *(number(n) for n in (stage.steps, stage.examples, stage.batch_size, stage.parameters_trained)),
+            number(round(stage.seconds / 60, 1)),
+        ]
+        for name, stage in record.stages.items()
+    ]
+    columns = ["stage", "what learns", "steps", "examples", "batch", "parameters", "minutes"]
+    data = [[text(name.replace("_", " ")), number(size)] for name, size in record.data.items()]
+    names = ", ".join(record.stages)
+    return [
+        "## How it was trained",
+        f"From scratch, with seed {record.seed}, one stage after the other, by "
+        f"`make zoo CHAIN={Path(arch.model).name}`.",
+        table(columns, "llrrrrr", trained),
+        f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; "
+        "every curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::",
+        "## Data sizes",
+        table(["what", "number"], "lr", data),
+        "## Versions",
+        table(["package", "version"], "ll", [[text(name), text(v)] for name, v in record.versions.items()]),
+    ]
+
+
+def curves(record: Record, path: Path) -> None:
+    """Draw the training curves, one panel per stage, two side by side so that a phone shows them too."""
+    rows = -(-len(record.stages) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(6.5, 2.2 * rows), layout="constrained", squeeze=False)
+    for unused in axes.flat[len(record.stages) :]:
+        unused.remove()
+    for panel, (name, stage) in zip(axes.flat, record.stages.items(), strict=False):
+        steps, losses = zip(*stage.curve, strict=True)
+        panel.plot(steps, losses, color="#1f4e79", linewidth=1.5)
+        panel.set(title=name, xlabel="step", ylim=(0, None))
+        panel.xaxis.set_major_locator(plt.MaxNLocator(4, integer=True))
+    for first in axes[:, 0]:
+        first.set_ylabel("loss (nats)")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

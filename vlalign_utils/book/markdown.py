@@ -1,0 +1,44 @@
+"""Markdown written by the build. Text from data, models and registries is escaped, so it cannot be markup."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Protocol
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|$~^:@%])")
+
+
+class Interval(Protocol):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def text(value: object) -> str:
+    """One line of plain text, with everything that Markdown, MyST or HTML would read as markup escaped."""
+    return SPECIAL.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False))
+
+
+def number(value: float) -> str:
+    """At most three decimals, thousands apart, and a true minus."""
+    shown = f"{value:,.3f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"
+    return shown.replace("-", "−").replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def interval(estimate: Interval) -> str:
+    """`0.91 [0.89, 0.93]`, ready for a cell and never broken into two lines."""
+    shown = f"{estimate.value:.2f} \\[{estimate.low:.2f}, {estimate.high:.2f}\\]"
+    return shown.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def table(columns: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells are Markdown already. `align` holds l or r for each column: "lrr"."""
+    lines = [_row(columns), _row([{"l": ":---", "r": "---:"}[side] for side in align])]
+    lines += [_row(row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,59 @@
+"""Paired items: one scene as a picture and as a caption in each language, with what can be probed."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from vlalign_utils.data.language import LANGUAGES, caption
+from vlalign_utils.data.render import render
+from vlalign_utils.data.world import COLOURS, COLUMNS, FORMS, MAX_THINGS, ROWS, SIZES, Scene, Split, scenes
+
+CONCEPTS = {
+    "form": FORMS,
+    "colour": COLOURS,
+    "size": SIZES,
+    "row": ROWS,
+    "column": COLUMNS,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its captions by language. `labels` index into CONCEPTS, for the scene's first thing.
+
+    With several things the labels still speak of the first one named in the captions; `count` is the
+    number of things less one.
+    """
+
+    scene: Scene
+    image: Image.Image
+    caption: dict[str, str]
+    labels: dict[str, int]
+
+
+def pairs(
+    n: int, seed: int = 0, split: Split = "test", min_things: int = 1, max_things: int = MAX_THINGS
+) -> list[Pair]:
+    """`n` pairs with distinct captions; the same arguments always give the same pairs.
+
+    Raises ValueError when the world has fewer distinct captions than asked for.
+    """
+    found: dict[str, Scene] = {}
+    for scene in scenes(20 * n, seed, split, min_things, max_things):
+        found.setdefault(caption(scene, "en"), scene)
+        if len(found) == n:
+            return [_pair(scene) for scene in found.values()]
+    raise ValueError(
+        f"only {len(found)} distinct scenes of {min_things} to {max_things} things were found; asked for {n}"
+    )
+
+
+def _pair(scene: Scene) -> Pair:
+    first = scene.things[0]
+    labels = {name: values.index(getattr(first, name)) for name, values in CONCEPTS.items()}
+    return Pair(
+        scene,
+        Image.fromarray(render(scene)),
+        {language: caption(scene, language) for language in LANGUAGES},
+        labels | {"count": len(scene.things) - 1},
+    )

@@ -1,0 +1,160 @@
+"""Edits of one replay: what enters a layer, and what its attention may look at.
+
+Masks are boolean [batch, tokens]; layers are 0-based and ranges `first..last` inclusive. Edits are
+applied in the order given: at one layer, a later edit sees what an earlier one left.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SlotEdit = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Set the residual stream that enters `layer` at the masked tokens.
+
+    `value` is one vector [width], one per masked token [selected, width] (row by row), or a whole
+    stream [batch, tokens, width] of which only the masked tokens are read. `layer` = n_layers edits
+    what leaves the last layer. Gradients reach `value`.
+    """
+
+    layer: int
+    mask: Tensor
+    value: Tensor
+
+    def begin(self, grid: tuple[int, int]) -> SlotEdit:
+        """A fresh edit for one replay, called at each slot with the stream that reaches it."""
+
+        def edit(slot: int, hidden: Tensor) -> Tensor:
+            if slot != self.layer:
+                return hidden
+            value = self.value.to(hidden)
+            if value.ndim == hidden.ndim:
+                value = tokens_first(value.expand_as(hidden), grid)[self.mask]
+            return _written(hidden, self.mask, value, grid)
+
+        return edit
+
+
+@dataclass(frozen=True, eq=False)
+class FreezeTokens:
+    """Keep the masked tokens' residual stream as it enters layer `first`, up to what leaves `last`.
+
+    The layers still compute the tokens' keys and values from the kept stream, so the other tokens
+    see them. The model's own changes between layers (DeepStack) are undone too.
+    """
+
+    first: int
+    last: int
+    mask: Tensor
+
+    def begin(self, grid: tuple[int, int]) -> SlotEdit:
+        """A fresh edit for one replay, called at each slot with the stream that reaches it."""
+        kept: list[Tensor] = []
+
+        def edit(slot: int, hidden: Tensor) -> Tensor:
+            if slot == self.first:
+                kept.append(tokens_first(hidden, grid)[self.mask])
+            elif self.first < slot <= self.last + 1:
+                return _written(hidden, self.mask, kept[0], grid)
+            return hidden
+
+        return edit
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """Forbid attention from the `query` tokens to the `key` tokens in layers `first..last`.
+
+    A query must keep at least one key it could see before, itself for example: a softmax over
+    nothing has no meaning, so that is an error.
+    """
+
+    first: int
+    last: int
+    query: Tensor
+    key: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CrossOff:
+    """Cut cross-attention to the image in layers `first..last`: its output there is zero."""
+
+    first: int
+    last: int
+
+
+Edit = Patch | FreezeTokens | Knockout | CrossOff
+
+
+def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, n_layers: int) -> None:
+    """Raise TypeError, IndexError or ValueError, naming the edit, unless all fit a replay from `start`.
+
+    `stream` is any residual stream of the run, `grid` its batch size and number of tokens.
+    """
+    if not isinstance(edits, list | tuple):
+        raise TypeError(f"edits must be a list of edits, got {type(edits).__name__}")
+    for edit in edits:
+        kind = type(edit).__name__
+        if not isinstance(edit, Edit):
+            raise TypeError(f"edits must be Patch, FreezeTokens, Knockout or CrossOff, got {kind}")
+        if isinstance(edit, Patch):
+            check_layer(edit.layer, f"{kind} layer", start, n_layers)
+        else:
+            check_layer(edit.first, f"{kind} first", start, n_layers - 1)
+            check_layer(edit.last, f"{kind} last", edit.first, n_layers - 1)
+        for name in {"mask", "query", "key"} & vars(edit).keys():
+            _check_mask(getattr(edit, name), f"{kind} {name}", grid)
+        if isinstance(edit, Patch):
+            _check_value(edit.value, edit.mask, stream, grid)
+
+
+def check_layer(layer: Any, what: str, low: int, high: int) -> None:
+    """Raise TypeError unless `layer` is an integer, IndexError unless low <= layer <= high."""
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        raise TypeError(f"{what} must be an integer, got {layer!r}")
+    if not low <= layer <= high:
+        raise IndexError(f"{what} is {layer}, expected {low}..{high}")
+
+
+def _check_mask(mask: Any, what: str, grid: tuple[int, int]) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{what} must be a boolean tensor [batch, tokens], got {found}")
+    if tuple(mask.shape) != grid:
+        raise ValueError(f"{what} has shape {list(mask.shape)}, the run has [batch, tokens] = {list(grid)}")
+    if not mask.any():
+        raise ValueError(f"{what} selects no token")
+
+
+def _check_value(value: Any, mask: Tensor, stream: Tensor, grid: tuple[int, int]) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError("Patch value must be a tensor of floating-point numbers")
+    selected = tokens_first(stream, grid)[mask]
+    target = stream.shape if value.ndim == stream.ndim else selected.shape
+    try:
+        fits = torch.broadcast_shapes(value.shape, target) == target
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"Patch value has shape {list(value.shape)}, expected [{stream.shape[-1]}], "
+            f"{list(selected.shape)} for one row per masked token, or {list(stream.shape)}"
+        )
+
+
+def tokens_first(hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+    """View of a residual stream with batch and tokens as its first dimensions."""
+    axis = next(i for i in range(hidden.ndim - 3, -1, -1) if tuple(hidden.shape[i : i + 2]) == grid)
+    return hidden.movedim((axis, axis + 1), (0, 1))
+
+
+def _written(hidden: Tensor, mask: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    hidden = hidden.clone()
+    tokens_first(hidden, grid)[mask] = value
+    return hidden

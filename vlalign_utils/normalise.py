@@ -1,0 +1,114 @@
+"""Make an executed notebook the same bytes at every rerun, and fit for a page."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KEPT_METADATA = ("tags", "mystnb")
+MAX_BYTES = 400_000
+
+
+class PageError(ValueError):
+    """An executed notebook that cannot become a page."""
+
+
+def normalise(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
+    """Clean the notebook in place and return it.
+
+    Drops run times, widget outputs, stderr and the run's own output folder, with the whole injected cell
+    when that was all it set; keeps what a carriage return would have left on the screen; numbers cells in
+    order; replaces the machine's `paths` in text.
+    """
+    notebook.cells = [cell for cell in notebook.cells if _without_folder(cell)]
+    notebook.metadata = NotebookNode(
+        kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"},
+        language_info={"name": "python"},
+    )
+    notebook.nbformat_minor = 5
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            cell.outputs = _outputs(cell.outputs, count, paths)
+    return notebook
+
+
+def _without_folder(cell: NotebookNode) -> bool:
+    """Take the output folder out of the injected parameters; False when nothing else is left."""
+    if "injected-parameters" not in cell.metadata.get("tags", []):
+        return True
+    lines = [line for line in cell.source.splitlines() if not line.startswith("out_dir =")]
+    cell.source = "\n".join(lines)
+    return any(not line.startswith("#") for line in lines)
+
+
+def _outputs(outputs: list[NotebookNode], count: int, paths: dict[str, str]) -> list[NotebookNode]:
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                continue
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        elif WIDGET in output.get("data", {}):
+            continue
+        if "execution_count" in output:
+            output.execution_count = count
+        output.pop("transient", None)
+        kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = _replace(re.sub(r"^.*\r(?=[^\n])", "", output.text, flags=re.MULTILINE), paths)
+        elif "data" in output:
+            output.data = NotebookNode({mime: _replace(body, paths) for mime, body in output.data.items()})
+    return kept
+
+
+def _replace(body: Any, paths: dict[str, str]) -> Any:
+    """Text without the machine's paths; other bodies (JSON, an image's base64) have none."""
+    if isinstance(body, str):
+        for path, plain in paths.items():
+            body = body.replace(path, plain)
+    return body
+
+
+def digest(notebook: NotebookNode) -> str:
+    """sha256 of a normalised notebook, without the outputs of cells tagged `timing`."""
+    cells = []
+    for cell in notebook.cells:
+        timed = "timing" in cell.metadata.get("tags", [])
+        cells.append({**cell, "outputs": None} if timed else cell)
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def check_size(notebook: NotebookNode, text: str, name: str) -> None:
+    """Raise PageError, naming the largest output, when a page would weigh more than 400 kB."""
+    size = len(text.encode())
+    if size <= MAX_BYTES:
+        return
+    bodies = [
+        (len(json.dumps(body)), f"cell {number} ({mime})")
+        for number, cell in enumerate(notebook.cells, 1)
+        for output in cell.get("outputs", [])
+        for mime, body in ({"text": output.text} if output.output_type == "stream" else output.data).items()
+    ]
+    largest, where = max(bodies, default=(0, "none"))
+    raise PageError(
+        f"{name} weighs {size // 1000} kB executed, over the {MAX_BYTES // 1000} kB a page may have; "
+        f"its largest output is {largest // 1000} kB in {where}"
+    )
+
+
+def machine_paths(root: Path, scratch: Path) -> dict[str, str]:
+    """Paths of this machine and what stands for them on a page, longest first."""
+    found = {f"{scratch}/": "", str(scratch): ".", f"{root}/": "", str(root): ".", str(Path.home()): "~"}
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))

@@ -1,0 +1,39 @@
+"""Find the token positions that hold image features by changing the pixels: needs no placeholder ids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from vlalign_utils.discovery import Anatomy
+from vlalign_utils.edits import tokens_first
+from vlalign_utils.trace import Run, entering_layer_0, token_grid
+
+
+def pixel_mask(
+    anatomy: Anatomy, inputs: Mapping[str, Any], run: Run | None = None
+) -> Bool[Tensor, "batch tokens"]:
+    """Positions where what enters layer 0 depends on the pixels.
+
+    What cross-attention adds before layer 0 is left out: it reaches every position and belongs to none.
+    """
+    recorded = run is not None and None not in anatomy.cross_attentions().values()
+    before = run.resid[0] if run is not None and recorded else entering_layer_0(anatomy, inputs)
+    after = entering_layer_0(anatomy, {**inputs, **_noisy(pixels(inputs))})
+    return tokens_first(before != after, token_grid(before, inputs)).flatten(start_dim=2).any(dim=-1)
+
+
+def pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Inputs that hold image content: all real numbers that are neither masks nor token embeddings."""
+    return {
+        name: value
+        for name, value in inputs.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not name.endswith(("mask", "embeds"))
+    }
+
+
+def _noisy(images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    noise = torch.Generator().manual_seed(0)  # its own generator: the caller's random state stays as it is
+    return {k: v + torch.randn(v.shape, generator=noise).to(v) for k, v in images.items()}

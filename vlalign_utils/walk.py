@@ -1,0 +1,87 @@
+"""Follow the residual stream through one forward, and let modules answer from a record.
+
+Slots count the places where the stream can be read or edited: slot k enters layer k, slot
+n_layers leaves the last layer, before the final norm.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from vlalign_utils.discovery import Anatomy, signature
+
+Answer = tuple[list[Any], pytree.TreeSpec]  # leaves of a module's output, and how to build it again
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: the forward has done its work
+    """Ends a forward early."""
+
+
+@dataclass
+class Walk:
+    """Reads, edits and stops the residual stream of one forward; `resid` holds the slots reached so far."""
+
+    anatomy: Anatomy
+    resid: list[Tensor] = field(default_factory=list)
+    edits: Sequence[Callable[[int, Tensor], Tensor]] = ()
+    stop: int | None = None
+
+    def __call__(self, inputs: Mapping[str, Any], hooks: ExitStack) -> Tensor | None:
+        """Call the model and return its logits, or None when it stopped early."""
+        layers = self.anatomy.layers
+        for k in range(len(self.resid), len(layers)):
+            handle = layers[k].register_forward_pre_hook(partial(self._enter, k), with_kwargs=True)
+            hooks.callback(handle.remove)
+        hooks.callback(layers[-1].register_forward_hook(self._leave).remove)
+        try:
+            output = self.anatomy.root(**inputs, use_cache=False)
+        except _Stop:
+            return None
+        if len(self.resid) <= len(layers):
+            raise RuntimeError(f"the model did not run its last layer, {len(layers) - 1}")
+        return output.logits
+
+    def _reach(self, slot: int, hidden: Tensor) -> Tensor:
+        # A model may skip layers (cross-attention without an image): their slots hold the same stream.
+        while len(self.resid) <= slot:
+            for edit in self.edits:
+                hidden = edit(len(self.resid), hidden)
+            self.resid.append(hidden)
+            if len(self.resid) - 1 == self.stop:
+                raise _Stop
+        return hidden
+
+    def _enter(self, k: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (self._reach(k, args[0]), *args[1:]), kwargs
+        name = next(iter(signature(layer).parameters))
+        return args, {**kwargs, name: self._reach(k, kwargs[name])}
+
+    def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
+        n_layers = len(self.anatomy.layers)
+        if isinstance(output, Tensor):
+            return self._reach(n_layers, output)
+        return (self._reach(n_layers, output[0]), *output[1:])
+
+
+def answer_from(calls: Sequence[Answer], module: nn.Module, hooks: ExitStack) -> None:
+    """Let a module's next calls return what was recorded; it computes again when the record ends."""
+    left, own, patched = iter(calls), module.forward, "forward" in vars(module)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        answer = next(left, None)
+        return own(*args, **kwargs) if answer is None else pytree.tree_unflatten(*answer)
+
+    def undo() -> None:
+        if patched:  # accelerate, for one, keeps a forward of its own on the module
+            module.forward = own
+        else:
+            del module.forward
+
+    module.forward = forward
+    hooks.callback(undo)
