@@ -74,5 +74,7 @@ lock: $(READY)
 	  --no-annotate --extra book --extra dev -c .cache/torch.txt pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf _build .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build _generated .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	# Training checkpoints in .cache/zoo took hours: they stay.
+	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 -not -name zoo -exec rm -rf {} +
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import build, tiny_processor
+from tiny_models import build, tiny_processor
 from PIL import Image
 from torch import Tensor
 

@@ -197,8 +197,8 @@ class TestCard:
     def test_numbers_come_from_the_record(self, source: Path, tmp_path: Path) -> None:
         card.write(registry.load(source).architecture("tiny"), tmp_path, source)
         page = (tmp_path / "tiny.md").read_text()
-        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.85: reached |" in page
-        assert "0.85: **missed**" in page
+        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.85 | yes |" in page
+        assert "| 0.85 | **no** |" in page
         assert "1\u202f234\u202f567" in page
         assert "# Tiny &lt;b&gt;\\* one: model card" in page
         assert (tmp_path / "tiny-training.svg").is_file()

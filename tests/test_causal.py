@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build, tiny_processor
+from tiny_models import build, tiny_processor
 from PIL import Image
 
 from vlalign_utils import VLM, causal

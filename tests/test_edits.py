@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Inputs, build, image_noise
+from tiny_models import Inputs, build, each_family, image_noise
 from torch import Tensor
 
 from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Run
@@ -33,6 +33,7 @@ def image_and_text(vlm: VLM, inputs: Inputs) -> tuple[Tensor, Tensor]:
 # --- Patch
 
 
+@each_family
 def test_patching_what_is_there_changes_nothing(family: str) -> None:
     vlm, inputs = build(family)
     run = vlm.record(**inputs)
@@ -42,6 +43,7 @@ def test_patching_what_is_there_changes_nothing(family: str) -> None:
         assert torch.equal(vlm.replay(run, edits=[patch]).logits, run.logits)
 
 
+@each_family
 def test_patching_every_token_swaps_the_run(family: str) -> None:
     """All positions from another input: from there on it is the other input's forward."""
     vlm, inputs = build(family)
@@ -154,6 +156,7 @@ def test_freezing_equals_a_loop_over_the_layers(
     assert not torch.equal(frozen.logits, run.logits)
 
 
+@each_family
 def test_frozen_tokens_stay_and_thaw(family: str) -> None:
     """Also where the model itself changes tokens between layers (DeepStack)."""
     vlm, inputs = build(family)

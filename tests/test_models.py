@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import IMAGE, build, tiny_processor
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, IMAGE, build, each_family, tiny_processor
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
@@ -24,6 +24,7 @@ def picture(red: int) -> Image.Image:
 # --- parts
 
 
+@each_family
 def test_the_decoder_layers_are_found(family: str) -> None:
     vlm, inputs = build(family)
     assert (vlm.n_layers, vlm.d_model, vlm.device) == (4, 32, torch.device("cpu"))
@@ -32,8 +33,6 @@ def test_the_decoder_layers_are_found(family: str) -> None:
 
 
 def test_discovery_needs_no_weights() -> None:
-    from conftest import FAMILIES
-
     config, model_class, _ = FAMILIES["qwen3_vl"]()
     with torch.device("meta"):
         assert VLM(model_class(config)).n_layers == 4
@@ -56,6 +55,7 @@ def test_as_many_experts_as_layers_do_not_confuse() -> None:
     assert VLM(vlm.model).anatomy.name == "model.language_model.layers"
 
 
+@each_family
 def test_image_mask_declared_and_found_by_changing_pixels(family: str) -> None:
     vlm, inputs = build(family)
     run = vlm.record(**inputs)
@@ -186,6 +186,13 @@ def test_load_a_folder_as_transformers_does(hub_folder: Path) -> None:
     assert torch.equal(vlm.record(**inputs).logits, logits)
     assert not vlm.model.training
     assert vlm.model.dtype == torch.float32
+
+
+def test_loading_prints_nothing_that_changes_from_run_to_run(
+    hub_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_vlm(hub_folder, device="cpu")
+    assert "".join(capsys.readouterr()) == ""
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

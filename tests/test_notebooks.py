@@ -24,6 +24,7 @@ ENTRIES = registry.load()
 RUNS = [(entry.name, notebook) for entry in ENTRIES.architectures.values() for notebook in entry.notebooks]
 RUNS.append((COMPARISON, ENTRIES.comparison))
 NOTEBOOKS = [*ENTRIES.notebooks, ENTRIES.comparison]
+pytestmark = pytest.mark.timeout(1800)  # a test may wait for another process that runs the notebook
 QUICK = pytest.mark.notebooks
 
 
@@ -99,10 +100,10 @@ def test_a_quick_run_passes_strict_nbval(project, tmp_path, arch, notebook):
     assert checked.returncode == 0, checked.stdout
 
 
+# "Byte for byte" aside from timing: the digest covers all but the outputs of timing cells.
 @QUICK
 @pytest.mark.parametrize(("arch", "notebook"), RUNS)
 def test_a_deleted_result_comes_back_byte_for_byte(project, tmp_path, arch, notebook):
-    """Aside from timing: the digest covers all but the outputs of timing cells."""
     before = nbformat.read(executed(project, arch, notebook), as_version=4)
     measured = pipeline.published(notebook, arch, project)
     link(tmp_path)

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from conftest import Inputs, build, image_noise
+from peft import LoraConfig, get_peft_model
+from tiny_models import Inputs, build, each_family, image_noise
 from torch import Tensor, nn
 
 from vlalign_utils import VLM, Knockout, Patch
@@ -24,6 +25,7 @@ def calls_of(modules: dict[str, nn.Module], hooks: ExitStack) -> Counter[str]:
     return counts
 
 
+@each_family
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_replay_is_exact_from_every_layer(family: str, attention: str) -> None:
     vlm, inputs = build(family, attention)
@@ -39,6 +41,7 @@ def test_replay_is_exact_from_every_layer(family: str, attention: str) -> None:
     vlm.self_test(run)
 
 
+@each_family
 def test_resume_from_an_own_hidden_state(family: str) -> None:
     vlm, inputs = build(family)
     run = vlm.record(**inputs)
@@ -51,6 +54,7 @@ def test_resume_from_an_own_hidden_state(family: str) -> None:
         assert difference(other.logits, run.logits) > 0.1
 
 
+@each_family
 def test_gradients_from_a_cached_input_are_the_full_ones(family: str) -> None:
     vlm, inputs = build(family)
     start = 2
@@ -104,6 +108,24 @@ def test_replay_runs_only_what_it_must() -> None:
         assert counts == {"vision": 1, "connector": 1, "0": 1, "1": 1}
 
 
+# peft 0.x asks transformers for an attribute by its old name
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_of_peft_are_driven_and_trained() -> None:
+    vlm, inputs = build("llava")
+    layers = LoraConfig(
+        r=2, target_modules=r".*language_model\.layers\.[23]\..*q_proj", init_lora_weights=False
+    )
+    tuned = VLM(get_peft_model(vlm.model, layers))
+    run = tuned.record(**inputs)
+    tuned.self_test(run)
+    replay = tuned.replay(run, start=2)
+    adapters = [w for w in tuned.model.parameters() if w.requires_grad]
+    full = tuned.model(**inputs, use_cache=False).logits
+    for a, b in zip(*(torch.autograd.grad(x.sum(), adapters) for x in (full, replay.logits)), strict=True):
+        assert torch.equal(a, b)
+        assert a.abs().max() > 0
+
+
 def test_resid_is_the_stream_that_transformers_reports() -> None:
     vlm, inputs = build("llava")
     run = vlm.record(**inputs)
@@ -125,6 +147,7 @@ def test_left_padding_leaves_the_rows_as_they_are_alone() -> None:
     torch.testing.assert_close(run.logits[:1, 2:], alone.logits, rtol=1e-4, atol=1e-4)
 
 
+@each_family
 def test_bfloat16_is_exact_too(family: str) -> None:
     vlm, inputs = build(family)
     vlm.model.to(torch.bfloat16)

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 import torch
-from conftest import build, tiny_processor
+from tiny_models import build, tiny_processor
 from PIL import Image
 
 from vlalign_utils import VLM, tuning
@@ -121,6 +123,12 @@ def test_strategies_have_equal_width() -> None:
 def test_impossible_bands_are_refused(band: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         tuning.strategies(8, band)
+
+
+def test_a_model_without_a_connector_is_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_CONNECTOR", re.compile("no such module"))
+    with pytest.raises(ValueError, match="named like a connector"):
+        tuning.trained(vlm, Strategy("full", 0, 4, connector=True))
 
 
 def test_a_strategy_that_trains_nothing_is_refused(vlm: VLM) -> None:

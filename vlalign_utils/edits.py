@@ -6,6 +6,7 @@ applied in the order given: at one layer, a later edit sees what an earlier one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,17 +29,16 @@ class Patch:
     value: Tensor
 
     def begin(self, grid: tuple[int, int]) -> SlotEdit:
-        """A fresh edit for one replay, called at each slot with the stream that reaches it."""
+        """The edit for one replay, to be called at each slot with the stream that reaches it."""
+        return partial(self._edit, grid)
 
-        def edit(slot: int, hidden: Tensor) -> Tensor:
-            if slot != self.layer:
-                return hidden
-            value = self.value.to(hidden)
-            if value.ndim == hidden.ndim:
-                value = tokens_first(value.expand_as(hidden), grid)[self.mask]
-            return _written(hidden, self.mask, value, grid)
-
-        return edit
+    def _edit(self, grid: tuple[int, int], slot: int, hidden: Tensor) -> Tensor:
+        if slot != self.layer:
+            return hidden
+        value = self.value.to(hidden)
+        if value.ndim == hidden.ndim:
+            value = tokens_first(value.expand_as(hidden), grid)[self.mask]
+        return _written(hidden, self.mask, value, grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +54,15 @@ class FreezeTokens:
     mask: Tensor
 
     def begin(self, grid: tuple[int, int]) -> SlotEdit:
-        """A fresh edit for one replay, called at each slot with the stream that reaches it."""
-        kept: list[Tensor] = []
+        """The edit for one replay, to be called at each slot with the stream that reaches it."""
+        return partial(self._edit, grid, [])
 
-        def edit(slot: int, hidden: Tensor) -> Tensor:
-            if slot == self.first:
-                kept.append(tokens_first(hidden, grid)[self.mask])
-            elif self.first < slot <= self.last + 1:
-                return _written(hidden, self.mask, kept[0], grid)
-            return hidden
-
-        return edit
+    def _edit(self, grid: tuple[int, int], kept: list[Tensor], slot: int, hidden: Tensor) -> Tensor:
+        if slot == self.first:
+            kept.append(tokens_first(hidden, grid)[self.mask])
+        elif self.first < slot <= self.last + 1:
+            return _written(hidden, self.mask, kept[0], grid)
+        return hidden
 
 
 @dataclass(frozen=True, eq=False)

@@ -217,6 +217,8 @@ def run(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s")
+    if params:
+        typer.echo("The next make book restores the registry's parameters; to keep these, put them there.")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ Everything that can be wrong is checked on file names and configuration, before 
 downloaded or a tensor allocated.
 """
 
+import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,11 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+)
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
 )
 
 from vlalign_utils.checkpoints import check_files, locate
@@ -58,16 +67,17 @@ def load_vlm(
     if precision is None:
         stored = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
         precision = torch.float32 if where.type == "cpu" else stored
-    processor = AutoProcessor.from_pretrained(source, **common)
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        source,
-        config=config,
-        dtype=precision,
-        attn_implementation=attn_implementation,
-        use_safetensors=True,
-        output_loading_info=True,
-        **common,
-    )
+    with _quiet():
+        processor = AutoProcessor.from_pretrained(source, **common)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source,
+            config=config,
+            dtype=precision,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
@@ -75,6 +85,26 @@ def load_vlm(
             f"{source} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} first"
         )
     return VLM(model.to(where).eval(), processor)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar with changing times outside a terminal, no note that PIL stands in for torchvision."""
+    logger = logging.getLogger("transformers.utils.import_utils")
+
+    def wanted(message: logging.LogRecord) -> bool:
+        return "requires torchvision" not in message.getMessage()
+
+    hide_bar = is_progress_bar_enabled() and not sys.stderr.isatty()
+    logger.addFilter(wanted)
+    if hide_bar:
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+        if hide_bar:
+            enable_progress_bar()
 
 
 def _device(name: str | torch.device) -> torch.device:

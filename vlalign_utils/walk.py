@@ -4,7 +4,7 @@ Slots count the places where the stream can be read or edited: slot k enters lay
 n_layers leaves the last layer, before the final norm.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,17 +71,13 @@ class Walk:
 
 def answer_from(calls: Sequence[Answer], module: nn.Module, hooks: ExitStack) -> None:
     """Let a module's next calls return what was recorded; it computes again when the record ends."""
-    left, own, patched = iter(calls), module.forward, "forward" in vars(module)
+    own = module.forward
+    # accelerate, for one, keeps a forward of its own on the module
+    undo = partial(setattr, module, "forward", own) if "forward" in vars(module) else None
+    hooks.callback(undo or partial(delattr, module, "forward"))
+    module.forward = partial(_answer, iter(calls), own)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        answer = next(left, None)
-        return own(*args, **kwargs) if answer is None else pytree.tree_unflatten(*answer)
 
-    def undo() -> None:
-        if patched:  # accelerate, for one, keeps a forward of its own on the module
-            module.forward = own
-        else:
-            del module.forward
-
-    module.forward = forward
-    hooks.callback(undo)
+def _answer(left: Iterator[Answer], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    answer = next(left, None)
+    return own(*args, **kwargs) if answer is None else pytree.tree_unflatten(*answer)

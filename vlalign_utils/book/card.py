@@ -7,14 +7,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vlalign_utils import plots
 from vlalign_utils.book.markdown import interval, number, table, text
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.registry import Architecture
 from vlalign_utils.results import ResultsError
 
+YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
     "vision": "vision tower, on pictures with captions",
     "base": "language model, on text alone",
@@ -28,7 +31,7 @@ class _Lenient(BaseModel):
 
 
 class Score(_Lenient):
-    """Accuracy of one stage on one suite, and the bar that the tuned stage has to reach, if any."""
+    """Accuracy of one stage on one suite, and the bar to reach; without one, it has to beat chance."""
 
     value: float
     low: float
@@ -90,20 +93,18 @@ def _scores(record: Record) -> list[str]:
     rows = []
     for name, last in suites.items():
         scores = [interval(record.evaluation[stage][name]) for stage in stages]
-        rows.append([text(name), *scores, number(last.n), f"{last.chance:.2f}", _bar(last)])
+        bar = last.chance if last.bar is None else last.bar
+        reached = last.low > bar if last.bar is None else last.value >= bar
+        rows.append(
+            [text(name), *scores, number(last.n), f"{last.chance:.2f}", f"{bar:.2f}", YES_NO[reached]]
+        )
     return [
         "## What it answers",
         "Accuracy on held-out items, with a 95 % interval: the answer counts when it is the model's own, "
         "word for word. N is the number of items of each suite. The bar is what the last stage has to "
-        "reach; for a suite without one, it has to lie above chance.",
-        table(["suite", *stages, "N", "chance", "bar"], f"l{'r' * len(stages)}rrl", rows),
+        "reach; where it equals chance, the whole interval has to lie above it.",
+        table(["suite", *stages, "N", "chance", "bar", "reached"], f"l{'r' * len(stages)}rrrl", rows),
     ]
-
-
-def _bar(score: Score) -> str:
-    bar, goal = (score.chance, "above chance") if score.bar is None else (score.bar, f"{score.bar:.2f}")
-    reached = score.low > bar if score.bar is None else score.value >= bar
-    return f"{goal}: {'reached' if reached else '**missed**'}"
 
 
 def _training(arch: Architecture, record: Record) -> list[str]:
@@ -135,16 +136,13 @@ def _training(arch: Architecture, record: Record) -> list[str]:
 
 def curves(record: Record, path: Path) -> None:
     """Draw the training curves, one panel per stage, two side by side so that a phone shows them too."""
-    rows = -(-len(record.stages) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(6.5, 2.2 * rows), layout="constrained", squeeze=False)
-    for unused in axes.flat[len(record.stages) :]:
+    figure, axes = plots.figure(columns=2, rows=-(-len(record.stages) // 2), height=2.3)
+    for unused in axes[len(record.stages) :]:
         unused.remove()
-    for panel, (name, stage) in zip(axes.flat, record.stages.items(), strict=False):
+    for ax, (name, stage) in zip(axes, record.stages.items(), strict=False):
         steps, losses = zip(*stage.curve, strict=True)
-        panel.plot(steps, losses, color="#1f4e79", linewidth=1.5)
-        panel.set(title=name, xlabel="step", ylim=(0, None))
-        panel.xaxis.set_major_locator(plt.MaxNLocator(4, integer=True))
-    for first in axes[:, 0]:
-        first.set_ylabel("loss (nats)")
+        ax.plot(steps, losses, color=plots.look(name).colour)
+        ax.set(title=name, xlabel="step", ylabel="loss (nats)", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

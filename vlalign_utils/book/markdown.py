@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|$~^:@%])")
 
 
+@runtime_checkable
 class Interval(Protocol):
     """A number with its 95 % interval."""
 

@@ -45,7 +45,7 @@ def draw(curves: Mapping[View, Mapping[str, pd.DataFrame]], path: Path) -> None:
     """Draw the model and one panel per view; a frame has the columns depth, value, low and high."""
     plt.style.use(plots.STYLE)
     ratios = [1.25, *(1 for _ in curves)]
-    fig, axes = plt.subplots(1, len(ratios), figsize=(9.2, 4.4), sharey=True, width_ratios=ratios)
+    fig, axes = plt.subplots(1, len(ratios), figsize=(8.4, 4.4), sharey=True, width_ratios=ratios)
     _model(axes[0])
     for ax, (view, by_name) in zip(axes[1:], curves.items(), strict=True):
         for position, (name, rows) in enumerate(by_name.items()):

@@ -10,6 +10,10 @@ from sphinx.application import Sphinx
 from vlalign_utils.book import alt_text, mathml
 
 SHOWN = {"parameters", "injected-parameters"}
+MENDED = {
+    'role="doc-biblioentry"': 'role="listitem"',  # docutils writes a role that ARIA 1.2 gave up
+    ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
+}
 # Jupyter Book's own redirect has no language, no title and no link.
 REDIRECT = """<!doctype html>
 <html lang="en">
@@ -35,10 +39,9 @@ def _fold_code(app: Sphinx, document: str, source: list[str]) -> None:
         source[0] = json.dumps(notebook)
 
 
-def _plain_roles(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Bibliography entries are list items: docutils still writes a role that ARIA 1.2 gave up."""
-    if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    for wrong, right in MENDED.items():
+        context["body"] = context.get("body", "").replace(wrong, right)
 
 
 def _redirect(app: Sphinx, exception: Exception | None) -> None:
@@ -53,6 +56,6 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     mathml.setup(app)
     alt_text.setup(app)
     app.connect("source-read", _fold_code)
-    app.connect("html-page-context", _plain_roles)
+    app.connect("html-page-context", _mend_markup)
     app.connect("build-finished", _redirect)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
