@@ -1,7 +1,7 @@
 import pytest
 import torch
-from tiny_models import build, tiny_processor
 from PIL import Image
+from tiny_models import build, tiny_processor
 from torch import Tensor
 
 from vlalign_utils import VLM

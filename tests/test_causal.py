@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import build, tiny_processor
 from PIL import Image
+from tiny_models import build, tiny_processor
 
 from vlalign_utils import VLM, causal
 from vlalign_utils.stats import rng

@@ -2,8 +2,8 @@ import re
 
 import pytest
 import torch
-from tiny_models import build, tiny_processor
 from PIL import Image
+from tiny_models import build, tiny_processor
 
 from vlalign_utils import VLM, tuning
 from vlalign_utils.tasks import Batch, Item, batches

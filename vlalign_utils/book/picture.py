@@ -52,7 +52,7 @@ def draw(curves: Mapping[View, Mapping[str, pd.DataFrame]], path: Path) -> None:
             colour, dash, marker = plots.look(name, position)
             ax.plot(rows.value, rows.depth, color=colour, linestyle=dash, marker=marker, label=name)
             ax.fill_betweenx(rows.depth, rows.low, rows.high, color=colour, alpha=0.18, linewidth=0)
-        ax.set_title(view.title, fontsize=10)
+        ax.set_title(view.title, fontsize=9)
         ax.set_xlabel(view.unit)
         ax.tick_params(labelleft=False)
         ax.grid(axis="y", color=plots.MUTED, alpha=0.25)
@@ -81,7 +81,7 @@ def _model(ax: Axes) -> None:
             ax.add_patch(arrow)
         ax.text(x, -0.09, name, color=colour, ha="center", va="top", fontsize=9)
     ax.text(0.75, 1.05, "answer", color=words, ha="center", va="bottom", fontsize=9)
-    ax.set_title("the language model", fontsize=10)
+    ax.set_title("the language model", fontsize=9)
 
 
 def alternative(curves: Mapping[View, Mapping[str, pd.DataFrame]]) -> str:
