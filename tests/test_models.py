@@ -95,6 +95,15 @@ def test_image_mask_keeps_declared_positions_that_pixels_do_not_reach() -> None:
     assert mask[0].nonzero().flatten().tolist() == [4, 5, 6, 7, 9]
 
 
+def test_image_mask_holds_before_the_connector_is_trained() -> None:
+    vlm, inputs = build("llava")
+    for weight in vlm.model.model.multi_modal_projector.parameters():
+        weight.data.zero_()
+    mask = vlm.image_mask(inputs)
+    assert mask is not None
+    assert torch.equal(mask, inputs["input_ids"] == IMAGE)
+
+
 def test_image_mask_of_text_alone_is_empty() -> None:
     vlm, inputs = build("llava")
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}

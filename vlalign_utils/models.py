@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
@@ -86,12 +86,16 @@ class VLM:
             check_layer(stop, "stop", 0, self.n_layers)
         return trace.record(self.anatomy, self._on_device(inputs), stop)
 
-    def prefix(self, inputs: Mapping[str, Any], stop: int) -> Tensor:
+    def prefix(self, inputs: Mapping[str, Any], stop: int) -> Float[Tensor, "*batch tokens width"]:
         """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed."""
         return self.record(stop=stop, **inputs).resid[stop]
 
     def replay(
-        self, run: Run, start: int = 0, hidden: Tensor | None = None, edits: Sequence[Edit] = ()
+        self,
+        run: Run,
+        start: int = 0,
+        hidden: Float[Tensor, "*batch tokens width"] | None = None,
+        edits: Sequence[Edit] = (),
     ) -> Replay:
         """Run decoder and head again, layers `start` and above only, with edits.
 
@@ -134,7 +138,9 @@ class VLM:
         if self._image_source is None:
             found = self.pixel_mask(inputs, run)
             covered = found.shape == declared.shape and not (found & ~declared).any()
-            self._image_source = "none" if not found.any() else "ids" if covered else "pixels"
+            # A connector that gives zeros leaves no trace either, but such a model has no cross-attention.
+            crosses = bool(self.anatomy.cross_attentions()) and not found.any()
+            self._image_source = "none" if crosses else "ids" if covered else "pixels"
         if self._image_source == "none":
             return None
         return declared if self._image_source == "ids" else self.pixel_mask(inputs, run)
