@@ -38,7 +38,7 @@ setup: $(READY)
 	  { echo "Error: $(PYTHON) has no pip. Install it, or name another Python: make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv --without-pip .venv
 	@test -x .venv/bin/uv || $(PYTHON) -m pip --python .venv/bin/python install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip install --quiet --python $(PY) -r requirements.lock $(TORCH)
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -r requirements.lock $(TORCH)
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
