@@ -4,18 +4,19 @@ import numpy as np
 import torch
 
 from vlalign_utils.data.documents import (
+    GUESS,
     IGNORE,
     Document,
-    binding_document,
     caption_document,
     collate,
     digit_document,
     instruction_document,
+    list_document,
     text_batches,
     text_document,
 )
 from vlalign_utils.data.tokenizer import build_tokenizer
-from vlalign_utils.data.world import scenes
+from vlalign_utils.data.world import lists, scenes
 
 TOKENIZER = build_tokenizer()
 
@@ -55,13 +56,33 @@ def test_pictures_are_never_asked_for_facts_nor_text_for_digits_alone():
     assert "digit" in digit_document(3, rng).turns[0][0] or "cifra" in digit_document(3, rng).turns[0][0]
 
 
-def test_binding_chats_repeat_the_same_things():
+def test_a_list_is_said_again_in_the_same_words_and_another_order():
     rng = np.random.default_rng(0)
-    for scene in scenes(50, 0, "train", min_things=2):
-        document = binding_document(scene, rng)
-        assert 1 <= len(document.turns) - 1 <= 2
-        for _, answer in document.turns[:-1]:
-            assert answer.count(",") == len(scene.things) - 1
+    reordered = 0
+    for scene in lists(30, 0, 6, 7):
+        document = list_document(scene, rng, turned=False)
+        first, again = document.context.strip(" ."), document.turns[0][1].rstrip(".")
+        assert sorted(first.split(", ")) == sorted(again.replace(GUESS, "").split(", "))
+        assert all(phrase.startswith(GUESS) for phrase in again.split(", "))
+        reordered += first != again.replace(GUESS, "")
+    assert reordered > 25
+
+
+def test_a_list_turned_round_changes_order_and_language_and_is_asked_about():
+    rng = np.random.default_rng(0)
+    documents = [list_document(scene, rng, turned=True) for scene in lists(200, 0, 3, 7)]
+    said = [(d.context.strip(" ."), d.turns[0][1].replace(GUESS, "").rstrip(".")) for d in documents]
+    words = [(set(one.replace(",", "").split()), set(two.replace(",", "").split())) for one, two in said]
+    assert any(one.isdisjoint(two) for one, two in words)  # translated
+    same_words = [pair for pair, (one, two) in zip(said, words, strict=True) if one == two]
+    assert any(set(one.split(", ")) != set(two.split(", ")) for one, two in same_words)  # attributes swapped
+    assert any(len(d.turns) == 3 for d in documents)  # questions
+
+
+def test_words_that_cannot_be_predicted_carry_no_loss():
+    batch = collate([Document("", (("what is there?", "~red star, ~blue ring."),))], TOKENIZER)
+    spoken = batch.labels[batch.labels != IGNORE]
+    assert TOKENIZER.decode(spoken) == "star, ring.</s>"
 
 
 def test_text_chats_hold_facts_and_lookups():

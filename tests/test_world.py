@@ -10,6 +10,7 @@ from vlalign_utils.data.world import (
     OWNERS,
     SHAPES,
     held_out,
+    lists,
     scenes,
 )
 
@@ -58,3 +59,14 @@ def test_an_impossible_number_of_things_is_refused(least, most):
 def test_number_of_things_stays_within_bounds():
     counts = {len(scene.things) for scene in scenes(100, 0, "train", 2, 3)}
     assert counts == {2, 3}
+
+
+def test_lists_are_longer_than_scenes_and_hold_no_combination_that_is_held_out():
+    worlds = list(lists(200, 0, 3, 7))
+    assert worlds == list(lists(200, 0, 3, 7))
+    assert {len(world.things) for world in worlds} == {3, 4, 5, 6, 7}
+    for world in worlds:
+        assert (
+            len({t.form for t in world.things}) == len({t.colour for t in world.things}) == len(world.things)
+        )
+        assert not any(held_out(t.form, t.colour) for t in world.things)

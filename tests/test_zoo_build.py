@@ -5,13 +5,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from vlalign_utils import load_vlm, tasks
+from vlalign_utils.data.language import ITALIAN
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import build as zoo
-from vlalign_utils.zoo import pictures, vision
-from vlalign_utils.zoo.recipe import STAGES
+from vlalign_utils.zoo import pictures, stages, vision
+from vlalign_utils.zoo.recipe import STAGES, read_recipe
+
+ENGLISH = {italian: english for english, italian in ITALIAN.items()}
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +103,39 @@ def test_pixels_in_training_are_those_of_the_processor(chain):
 def test_a_region_is_its_thing_s_quadrant():
     drawn = pictures.draw_pictures(30, 10, seed=0)
     batch = next(vision.vision_batches(drawn, 8, 8, 1, seed=0))
-    assert batch.region_patches.sum(1).tolist() == [9] * (len(batch.phrases) - 2) + [36] * 2
-    for picture, mask, concept in zip(
-        batch.region_picture, batch.region_patches, batch.concepts, strict=True
-    ):
-        if len(concept) == 3:
-            side = batch.pixels[picture].reshape(3, 6, 8, 6, 8).amax((2, 4))  # brightest pixel of each patch
-            bright = side.amax(0).flatten()
-            assert bright[mask].max() > -0.1  # a thing is brighter than any background
+    assert batch.region_patches.sum(1).tolist() == [9] * (len(batch.match) - 2) + [36] * 2
+    for picture, mask in list(zip(batch.region_picture, batch.region_patches, strict=True))[:-2]:
+        side = batch.pixels[picture].reshape(3, 6, 8, 6, 8).amax((2, 4))  # brightest pixel of each patch
+        assert side.amax(0).flatten()[mask].max() > -0.1  # a thing is brighter than any background
     assert np.unique(batch.region_picture).tolist() == list(range(8))
+
+
+def test_a_region_matches_the_phrases_about_it_in_both_languages():
+    drawn = pictures.draw_pictures(200, 40, seed=0)
+    kinds = set()
+    for batch in vision.vision_batches(drawn, 8, 64, 6, seed=0):
+        assert len(set(batch.phrases)) == len(batch.phrases)
+        assert batch.match.any(0).all()
+        assert batch.match.any(1).all()
+        english = [sorted(ENGLISH.get(w, w) for w in phrase.split()) for phrase in batch.phrases]
+        for shown in batch.match:  # all phrases that match a region say the same
+            said = [words for words, fits in zip(english, shown.tolist(), strict=True) if fits]
+            assert all(words == said[0] for words in said)
+        kinds |= {len(words) for words in english}
+    assert kinds == {1, 3}
+
+
+def test_the_first_heads_begin_by_looking_one_and_two_tokens_back():
+    recipe = read_recipe(ROOT / "zoo" / "recipes" / "llava.yml")
+    config = AutoConfig.for_model(**recipe.text_config, attn_implementation="eager")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    stages.initialise(model, recipe.embedding_std)
+    ids = torch.randint(config.vocab_size, (4, 60))
+    with torch.no_grad():
+        attention = model(input_ids=ids, output_attentions=True).attentions
+    for layer in range(len(stages.PREVIOUS)):
+        for head, back in enumerate(stages.PREVIOUS):
+            looks = attention[layer][:, head].diagonal(-back, 1, 2)[:, 8:].mean()
+            assert looks > 0.8
+    assert attention[0][:, 2].diagonal(-1, 1, 2)[:, 8:].mean() < 0.2

@@ -117,9 +117,13 @@ def runs(archs: str = "", root: Path = ROOT) -> list[str]:
 
 
 def page_hash(root: Path = ROOT) -> str:
-    """Hash of everything the pages are made from; model weights count through the results."""
+    """Hash of everything the pages are made from; model weights count through the results.
+
+    Of the results only notebooks and their JSON are sources: the README's picture is drawn by a build.
+    """
     found = [p for name in PAGE_SOURCES for p in (root / name, *(root / name).rglob("*"))]
-    files = {p for p in found if p.is_file() and p.suffix not in (".safetensors", ".pyc")}
+    results, unused = root / "book" / "results", (".safetensors", ".pyc")
+    files = {p for p in found if p.is_file() and p.suffix not in unused and p.parent != results}
     lines = [f"{p.relative_to(root)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

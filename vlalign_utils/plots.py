@@ -66,6 +66,7 @@ STYLE: dict[str, Any] = {
     "font.size": 10,
     "legend.frameon": False,
     "lines.markersize": 4.5,
+    "svg.hashsalt": "vlalign",  # the same figure is the same file
     "image.cmap": "cividis",  # even in lightness, and the same to the colour blind
 }
 

@@ -1,10 +1,11 @@
 """Training documents: short chats about one scene, with the loss on the answers only.
 
-Binding (which colour goes with which form) is what a small model finds hard. What teaches it is chats that
-describe the same scene again, things and attributes in another order and perhaps in the other language:
-once a thing's first attribute is said, the others can be looked up. That first attribute cannot: which
-thing comes next is random, and a loss on it would only drown the signal, so there is none (but for one
-chat in ten, from which the model learns how a description begins). One scene a chat, so that no question is
+Binding (which colour goes with which form) is what a small model finds hard. Three things teach it, in
+this order. First, lists of six or seven things said again in another order, in the same words: many things,
+so that leaving out those already said helps little. Then the attributes turn round, the language changes,
+and questions look one thing up. Then scenes with all their attributes. There is no loss on the first
+attribute of each thing (but for one chat in ten, from which the model learns how a description begins):
+which thing comes next is random, and would only drown the signal. One scene a chat, so that no question is
 ambiguous.
 """
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vlalign_utils.data.language import (
     LANGUAGES,
+    ORDER,
     Language,
     Question,
     ask_count,
@@ -30,12 +32,16 @@ from vlalign_utils.data.language import (
     describe,
 )
 from vlalign_utils.data.tokenizer import SPECIAL
-from vlalign_utils.data.world import Scene, scenes
+from vlalign_utils.data.world import Scene, lists, scenes
 
 IGNORE = -100  # label of positions without loss
 LOOKUPS = ("colour", "form", "size", "place")
 FACTS = ("kind", "owner")
-BINDING = 0.3  # of the steps of text training
+LISTS = 0.12  # of the steps of text training: lists said again
+TURNED = 0.22  # of the steps by which lists are turned round, too
+SAME_ORDER = SAME_LANGUAGE = 0.5  # of the lists when they are turned round
+LOOKED_UP = 0.25  # of the turns about such a list that are questions
+SHUFFLED = 0.5  # of the captions: attributes in another order than the language's own
 BEGINNINGS = 0.1  # of the descriptions, with loss on their unpredictable words too
 
 
@@ -83,32 +89,49 @@ def _ask_any(
     return _turn(ask_thing(scene, topic, language, rng, mention))
 
 
+def _say(
+    scene: Scene, language: Language, mention: tuple[str, ...], rng: np.random.Generator, mark: str = ""
+) -> str:
+    """A caption with its things in random order, and in half of the cases their attributes too."""
+    order = tuple(name for name in ORDER[language] if name in mention)
+    return caption(scene, language, order, rng, mark, shuffle=rng.random() < SHUFFLED)
+
+
 def _describe(scene: Scene, mention: tuple[str, ...], rng: np.random.Generator) -> tuple[str, str]:
     language = _language(rng)
     mark = "" if rng.random() < BEGINNINGS else GUESS
-    return describe(language), caption(scene, language, mention, rng, mark)
+    return describe(language), _say(scene, language, mention, rng, mark)
 
 
-def binding_document(scene: Scene, rng: np.random.Generator) -> Document:
-    """A chat that names form and colour only and says the same again: where binding is learnt first."""
-    mention = ("colour", "form")
-    context = caption(scene, _language(rng), mention, rng) + " "
-    turns = [_describe(scene, mention, rng) for _ in range(int(rng.integers(1, 3)))]
-    return Document(context, (*turns, _ask_any(scene, mention, mention, rng)))
+def list_document(scene: Scene, rng: np.random.Generator, turned: bool) -> Document:
+    """A chat that says a long list of coloured forms again: where binding is learnt first.
+
+    The words stay the same; with `turned`, attributes and language may change, and a question may be asked.
+    """
+    order = ("colour", "form") if rng.integers(2) else ("form", "colour")
+    language = _language(rng)
+    context = caption(scene, language, order, rng, shuffle=False) + " "
+    if turned:
+        language = language if rng.random() < SAME_LANGUAGE else _language(rng)
+        order = order if rng.random() < SAME_ORDER else order[::-1]
+        if rng.random() < LOOKED_UP:
+            return Document(context, tuple(_ask_any(scene, order, order, rng) for _ in range(3)))
+    again = caption(scene, language, order, rng, GUESS, shuffle=False)
+    return Document(context, ((describe(language), again),))
 
 
 def text_document(scene: Scene, rng: np.random.Generator) -> Document:
-    """A chat without a picture: descriptions again (0.45), questions on a caption (0.45), or bare facts."""
+    """A chat without a picture: descriptions again (0.3), questions on a caption (0.6), or bare facts."""
     kind = rng.random()
     if kind > 0.9:
         return Document("", tuple(_turn(ask_fact(_language(rng), rng)) for _ in range(4)))
     mention = ("colour", "form", *(a for a in ("size", "place") if rng.random() < 0.5))
     topics = (*(t for t in LOOKUPS if t in mention), "exists", "count", *FACTS)
-    context = caption(scene, _language(rng), mention, rng) + " "
-    if kind < 0.45:
+    context = _say(scene, _language(rng), mention, rng) + " "
+    if kind < 0.3:
         turns = [_describe(scene, mention, rng) for _ in range(int(rng.integers(1, 3)))]
         return Document(context, (*turns, _ask_any(scene, topics, mention, rng)))
-    return Document(context, tuple(_ask_any(scene, topics, mention, rng) for _ in range(3)))
+    return Document(context, tuple(_ask_any(scene, topics, mention, rng) for _ in range(5)))
 
 
 def caption_document(scene: Scene, rng: np.random.Generator) -> Document:
@@ -172,20 +195,20 @@ def sorted_batches(
 def text_batches(
     tokenizer: PreTrainedTokenizerBase, batch_size: int, steps: int, seed: int, first: int = 0
 ) -> Iterator[Batch]:
-    """Batches `first` to `steps` of text chats: binding alone for the first `BINDING`, then everything.
+    """Batches `first` to `steps` of text chats: lists, lists turned round, then everything.
 
     Eight batches are made at a time and sorted by length; the same step always gets the same batch.
     """
     group = 8
     for start in range(first - first % group, steps, group):
         rng = np.random.default_rng([seed, start])
-        binding = start < BINDING * steps
-        make = binding_document if binding else text_document
-        least = 2 if binding else 1
-        made = [
-            make(scene, rng)
-            for scene in scenes(group * batch_size, int(rng.integers(2**31)), "train", min_things=least)
-        ]
+        count, world_seed, done = group * batch_size, int(rng.integers(2**31)), start / steps
+        if done < TURNED:
+            turned = done >= LISTS
+            worlds = lists(count, world_seed, 3 if turned else 6, 7)
+            made = [list_document(world, rng, turned) for world in worlds]
+        else:
+            made = [text_document(scene, rng) for scene in scenes(count, world_seed, "train")]
         lengths = [(i, len(d.text())) for i, d in enumerate(made)]
         for step, rows in enumerate(sorted_batches(lengths, batch_size, rng), start):
             if first <= step < steps:

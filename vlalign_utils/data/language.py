@@ -47,6 +47,7 @@ ITALIAN = {
     en: it for words, text in _ITALIAN_WORDS.items() for en, it in zip(words, text.split(), strict=True)
 }
 ATTRIBUTES = ("size", "colour", "form", "place")
+ORDER: dict[Language, tuple[str, ...]] = {"en": ATTRIBUTES, "it": ("form", "colour", "size", "place")}
 
 _ASK: dict[str, dict[Language, str]] = {
     "describe": {"en": "what is there?", "it": "che cosa vedi?"},
@@ -96,16 +97,18 @@ def caption(
     mention: tuple[str, ...] = ATTRIBUTES,
     rng: np.random.Generator | None = None,
     mark: str = "",
+    shuffle: bool = True,
 ) -> str:
-    """Describe a scene. With `rng`, things come in random order and so do the attributes of all things.
+    """Describe a scene. With `rng`, things come in random order; with `shuffle` so do their attributes.
 
     `mark` is put before every word of each thing's first attribute.
     """
     things, order = list(scene.things), list(mention)
-    if language == "it" and rng is None:
-        order = [a for a in ("form", "colour", "size", "place") if a in mention]
-    if rng is not None:
+    if rng is None:
+        order = [a for a in ORDER[language] if a in mention]
+    else:
         things = [things[i] for i in rng.permutation(len(things))]
+    if rng is not None and shuffle:
         order = [order[i] for i in rng.permutation(len(order))]
     said = [[word(attribute(thing, a), language) for a in order] for thing in things]
     phrases = [" ".join([mark + first.replace(" ", f" {mark}"), *rest]) for first, *rest in said]

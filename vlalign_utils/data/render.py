@@ -13,7 +13,8 @@ from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Scene, Split, Thing
 SIDE = 48  # pixels
 CELL = SIDE // 2
 OVERSAMPLE = 4
-RADIUS = {"small": 5.0, "large": 9.5}  # pixels
+RADIUS = {"small": 6.5, "large": 10.0}  # pixels
+JITTER = 2.5  # pixels by which a thing is off its quadrant's centre, at most
 DIGIT_TEST_SHARE = 0.3
 
 RGB = {
@@ -44,7 +45,7 @@ def render(scene: Scene) -> UInt8[np.ndarray, "48 48 3"]:
     canvas = _background(rng)
     for thing in scene.things:
         radius = RADIUS[thing.size] * rng.uniform(0.9, 1.1)
-        free = CELL / 2 - radius
+        free = max(0.0, min(JITTER, CELL / 2 - radius))
         centre = np.array([COLUMNS.index(thing.column), ROWS.index(thing.row)]) * CELL + CELL / 2
         centre = centre + rng.uniform(-free, free, 2)
         mask = (

@@ -93,6 +93,23 @@ def scenes(
         yield _scene(rng, split, int(rng.integers(min_things, max_things + 1)))
 
 
+def lists(n: int, seed: int, least: int, most: int) -> Iterator[Scene]:
+    """Yield `n` scenes with more things than a picture holds: form and colour count, the rest is filler.
+
+    Only texts speak of them, and as training scenes they show no held-out combination.
+    """
+    rng = np.random.default_rng([seed, len(FORMS)])
+    size, row, column = SIZES[1], ROWS[0], COLUMNS[0]
+    for _ in range(n):
+        count = int(rng.integers(least, most + 1))
+        pairs = [("", "")]
+        while pairs == [("", "")] or any(held_out(*pair) for pair in pairs):
+            forms, colours = rng.permutation(len(FORMS))[:count], rng.permutation(len(COLOURS))[:count]
+            pairs = [(FORMS[f], COLOURS[c]) for f, c in zip(forms, colours, strict=True)]
+        things = tuple(Thing(form, colour, size, row, column) for form, colour in pairs)
+        yield Scene(things, int(rng.integers(2**31)), "train")
+
+
 def _scene(rng: np.random.Generator, split: Split, count: int) -> Scene:
     while True:
         colours = rng.permutation(len(COLOURS))[:count]

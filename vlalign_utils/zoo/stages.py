@@ -39,6 +39,8 @@ from vlalign_utils.zoo.recipe import Recipe
 from vlalign_utils.zoo.vision import contrastive_loss, vision_batches
 
 DIGIT_SHARE = 0.25  # of the picture rows
+PREVIOUS = (1, 2)  # tokens back that a head each looks, in as many layers, at first: a word is two tokens
+SHARP = 6  # fastest rotations of RoPE that these heads use
 TEXT_SHARE = 0.25  # of the rows of instruction tuning: what keeps the language model's text
 
 
@@ -89,9 +91,11 @@ def train_base(
 
 @torch.no_grad()
 def initialise(model: PreTrainedModel, embedding_std: float) -> None:
-    """Let a token's own embedding stand out in the residual stream, which binding is learnt from.
+    """Prepare what binding is learnt from: words that stand out, and heads that look at the tokens before.
 
-    Embeddings are drawn wider, and what each layer adds is scaled by 1 / sqrt(2 layers) (Radford 2019).
+    Embeddings are drawn wider, and what each layer adds is scaled by 1 / sqrt(2 layers) (Radford 2019). In
+    the first layers a head for each distance in `PREVIOUS` begins by looking just that far back: without
+    them the step to induction takes several times as long (cf. Trockman & Kolter 2023).
     """
     layers = model.config.num_hidden_layers
     for name, weight in model.named_parameters():
@@ -99,6 +103,23 @@ def initialise(model: PreTrainedModel, embedding_std: float) -> None:
             nn.init.normal_(weight, std=embedding_std)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             weight.mul_((2 * layers) ** -0.5)
+        elif name.endswith("_proj.bias"):
+            weight.zero_()
+    width = model.config.head_dim
+    pairs = width // 2
+    turns = model.config.rope_parameters["rope_theta"] ** (-torch.arange(SHARP) / pairs)
+    # With RoPE, constant queries and keys score sum(cos(turn * (distance - offset))): highest at the offset.
+    size = (3.0 * width**0.5) ** 0.5
+    for layer in model.model.layers[: len(PREVIOUS)]:
+        query, key = layer.self_attn.q_proj, layer.self_attn.k_proj
+        for head, offset in enumerate(PREVIOUS):
+            first = head * width
+            for projection in (query, key):
+                projection.weight[first : first + width] *= 0.1
+            key.bias[first : first + SHARP] = size
+            query.bias[first : first + SHARP] = size * torch.cos(turns * offset)
+            second = first + pairs  # rotated together with `first`
+            query.bias[second : second + SHARP] = -size * torch.sin(turns * offset)
 
 
 def answer_loss(

@@ -2,6 +2,8 @@
 
 The usual contrastive loss only asks that the class token knows the caption. The language model reads the
 patches, so each thing's patches, averaged over its quadrant, are matched with the thing's phrase as well.
+Colour and size alone nearly tell the things of a batch apart, and form, the hardest to see, would be left
+out: in most batches the phrases name nothing else.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Thing
 from vlalign_utils.zoo.pictures import Pictures
 
 DIGIT_ROWS = 0.25  # of a batch
+FORM_ONLY = 0.7  # of the batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class VisionBatch:
     captions: list[str]
     region_picture: list[int]
     region_patches: Bool[Tensor, "regions patches"]
-    phrases: list[str]
-    concepts: list[tuple[str, ...]]  # regions with the same concept are no negatives of each other
+    phrases: list[str]  # each once
+    match: Bool[Tensor, "regions phrases"]  # the phrase says what the region shows, in either language
 
 
 def vision_batches(
@@ -43,25 +46,27 @@ def vision_batches(
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(len(pictures.scenes), size=batch_size - n_digits).tolist()
         alone = rng.integers(len(pictures.digits), size=n_digits).tolist()
-        captions, owner, masks, phrases = [], [], [], []
-        concepts: list[tuple[str, ...]] = []
+        names = ("form",) if rng.random() < FORM_ONLY else ("size", "colour", "form")
+        captions, owner, masks, concepts = [], [], [], []
+        phrases: dict[str, tuple[str, ...]] = {}
         for i, row in enumerate(rows):
             language = LANGUAGES[rng.integers(2)]
             captions.append(caption(pictures.scenes[row], language, rng=rng))
             for thing in pictures.scenes[row].things:
                 owner.append(i)
                 masks.append(_quadrant(thing, patch))
-                phrases.append(_phrase(thing, rng))
-                concepts.append((thing.size, thing.colour, thing.form))
+                concepts.append(tuple(attribute(thing, name) for name in names))
+                phrases[_phrase(concepts[-1], rng)] = concepts[-1]
         for i, digit in enumerate(alone, len(rows)):
             name = DIGITS[pictures.digits[digit]]
             captions.append(word(name, LANGUAGES[rng.integers(2)]))
             owner.append(i)
             masks.append(np.ones((SIDE // patch) ** 2, dtype=bool))
-            phrases.append(word(name, LANGUAGES[rng.integers(2)]))
             concepts.append((name,))
+            phrases[_phrase(concepts[-1], rng)] = concepts[-1]
         pixels = pictures.normalised([*rows, *(len(pictures.scenes) + d for d in alone)])
-        yield VisionBatch(pixels, captions, owner, torch.from_numpy(np.stack(masks)), phrases, concepts)
+        match = torch.tensor([[shown == said for said in phrases.values()] for shown in concepts])
+        yield VisionBatch(pixels, captions, owner, torch.from_numpy(np.stack(masks)), list(phrases), match)
 
 
 def _quadrant(thing: Thing, patch: int) -> np.ndarray:
@@ -73,10 +78,9 @@ def _quadrant(thing: Thing, patch: int) -> np.ndarray:
     return mask.ravel()
 
 
-def _phrase(thing: Thing, rng: np.random.Generator) -> str:
+def _phrase(words: tuple[str, ...], rng: np.random.Generator) -> str:
     language = LANGUAGES[rng.integers(2)]
-    names = ("size", "colour", "form")
-    return " ".join(word(attribute(thing, names[i]), language) for i in rng.permutation(3))
+    return " ".join(word(words[i], language) for i in rng.permutation(len(words)))
 
 
 def embed_text(
@@ -106,16 +110,18 @@ def contrastive_loss(
     texts = embed_text(model, tokenizer, batch.captions + batch.phrases)
     n = len(batch.captions)
     scale = model.logit_scale.exp().clamp(max=100)
-    numbers = {concept: i for i, concept in enumerate(dict.fromkeys(batch.concepts))}
-    same = torch.tensor([numbers[c] for c in batch.concepts])
     return 0.5 * (
         _matched(scale * images @ texts[:n].T, torch.eye(n, dtype=torch.bool))
-        + _matched(scale * things @ texts[n:].T, same[:, None] == same[None, :])
+        + _matched(scale * things @ texts[n:].T, batch.match)
     )
 
 
-def _matched(logits: Float[Tensor, "n n"], positive: Bool[Tensor, "n n"]) -> Float[Tensor, ""]:
-    """Symmetric contrastive loss; a row's positives share its target equally."""
-    target = positive.float() / positive.sum(1, keepdim=True)
-    rows, columns = (-(target * F.log_softmax(x, dim=1)).sum(1).mean() for x in (logits, logits.T))
+def _matched(
+    logits: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows columns"]
+) -> Float[Tensor, ""]:
+    """Symmetric contrastive loss; the positives of a row, or of a column, share its target equally."""
+    sides = ((logits, positive.float()), (logits.T, positive.T.float()))
+    rows, columns = (
+        -(target / target.sum(1, keepdim=True) * F.log_softmax(x, dim=1)).sum(1).mean() for x, target in sides
+    )
     return 0.5 * (rows + columns)
