@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. Needs Python 3.11, make and pip.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup book run zoo serve check test lock clean
+.PHONY: help setup book run zoo serve check test bench lock clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -27,6 +27,7 @@ help:
 	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
 	@echo "make check                                  lint, types, fast tests: under a minute"
 	@echo "make test                                   check, every notebook by nbval, every page in a browser"
+	@echo "make bench                                  speed against the usual way, side by side"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
 
 setup: $(READY)
@@ -67,6 +68,9 @@ test: check
 	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)
 	tests/html/setup.sh
 	$(PY) -m pytest -m html
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
 lock: $(READY)
 	mkdir -p .cache && echo "$(TORCH)" > .cache/torch.txt

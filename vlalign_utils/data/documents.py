@@ -142,7 +142,7 @@ def caption_document(scene: Scene, rng: np.random.Generator) -> Document:
 def instruction_document(scene: Scene, rng: np.random.Generator) -> Document:
     """A chat of questions about a picture; never one that needs a fact."""
     topics = (*LOOKUPS, "exists", "count")
-    return Document(SPECIAL["image"], tuple(_ask_any(scene, topics, LOOKUPS, rng) for _ in range(4)))
+    return Document(SPECIAL["image"], tuple(_ask_any(scene, topics, LOOKUPS, rng) for _ in range(6)))
 
 
 def digit_document(value: int, rng: np.random.Generator) -> Document:
