@@ -234,6 +234,11 @@ class TestBuild:
         assert all((pages / f"{name}.html").is_file() for name in names)
         assert 'href="book/index.html"' in read(pages, "index.html")
 
+    def test_the_readme_shows_the_picture_of_the_front_page(self, source: Path, pages: Path) -> None:
+        assert "(book/results/depth.svg)" in (ROOT / "README.md").read_text()
+        shown = (source / "book" / "results" / "depth.svg").read_bytes()
+        assert shown in {path.read_bytes() for path in (pages / "_images").glob("depth*.svg")}
+
     def test_formulas_are_mathml(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")
         assert "<msubsup>" in page

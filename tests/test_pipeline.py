@@ -112,6 +112,7 @@ def test_pages_are_current_until_a_source_changes(root):
     assert not pipeline.pages_current(root)
     write_atomic(root / "_build" / "html" / "index.html", "built")
     write_atomic(root / ".cache" / "pages", pipeline.page_hash(root))
+    write_atomic(root / "book" / "results" / "depth.svg", "drawn by a build")
     assert pipeline.pages_current(root)
     write_atomic(root / "book" / "index.md", "# New")
     assert not pipeline.pages_current(root)

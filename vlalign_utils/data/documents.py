@@ -141,7 +141,8 @@ def caption_document(scene: Scene, rng: np.random.Generator) -> Document:
 
 def instruction_document(scene: Scene, rng: np.random.Generator) -> Document:
     """A chat of questions about a picture; never one that needs a fact."""
-    topics = (*LOOKUPS, "exists", "count")
+    # Twice the hardest: whether a form and a colour belong together.
+    topics = (*LOOKUPS, "exists", "exists", "count")
     return Document(SPECIAL["image"], tuple(_ask_any(scene, topics, LOOKUPS, rng) for _ in range(6)))
 
 
