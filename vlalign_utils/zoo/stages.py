@@ -38,10 +38,10 @@ from vlalign_utils.zoo.pictures import MEAN, STD, Pictures
 from vlalign_utils.zoo.recipe import Recipe
 from vlalign_utils.zoo.vision import contrastive_loss, vision_batches
 
-DIGIT_SHARE = 0.25  # of the picture rows
+DIGIT_SHARE = {"aligned": 0.25, "tuned": 0.1}  # of the picture rows; the connector alone learns most of it
 PREVIOUS = (1, 2)  # tokens back that a head each looks, in as many layers, at first: a word is two tokens
 SHARP = 6  # fastest rotations of RoPE that these heads use
-TEXT_SHARE = 0.25  # of the rows of instruction tuning: what keeps the language model's text
+TEXT_SHARE = 0.15  # of the rows of instruction tuning: what keeps the language model's text
 
 
 def train_vision(
@@ -225,7 +225,7 @@ def picture_batches(
     """Batches `first` to `steps` of chats about pictures; `tuned` mixes in chats about text."""
     make = instruction_document if stage == "tuned" else caption_document
     n_text = round(TEXT_SHARE * batch_size) if stage == "tuned" else 0
-    n_digits = round(DIGIT_SHARE * (batch_size - n_text))
+    n_digits = round(DIGIT_SHARE[stage] * (batch_size - n_text))
     n_scenes = batch_size - n_text - n_digits
     for step in range(first, steps):
         rng = np.random.default_rng([seed, step])
