@@ -7,6 +7,7 @@ PYTHON ?= python3.11
 TORCH := torch==2.13.0
 CORES ?= 2
 ARCHS ?=
+CHAIN ?= llava
 export OMP_NUM_THREADS ?= 1
 # uv reads its own variable for a folder of wheels, not pip's.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -51,7 +52,6 @@ run: $(READY)
 	@$(PY) -m vlalign_utils.execute run --arch "$(ARCH)" --nb "$(NB)" $(if $(PARAMS),--params "$(PARAMS)")
 
 zoo: $(READY)
-	@test -n "$(CHAIN)" || { echo "Error: say which chain to train: make zoo CHAIN=llava"; exit 1; }
 	@$(PY) -m vlalign_utils.zoo "$(CHAIN)"
 
 serve: $(READY)
@@ -64,9 +64,9 @@ check: $(READY)
 	$(PY) -m pytest -n 2 -m "not notebooks and not html"
 
 test: check
+	tests/html/setup.sh
 	$(PY) -m pytest -n 2 -m notebooks
 	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)
-	tests/html/setup.sh
 	$(PY) -m pytest -m html
 
 bench: $(READY)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -69,10 +70,28 @@ def test_the_record_holds_curves_sizes_and_scores(chain):
         assert len(stage["curve"]) == 3
     assert record["data"]["digit_items_train"] + record["data"]["digit_items_test"] == 1797
     for scores in record["evaluation"].values():
-        assert set(scores) == set(tasks.SUITES)
-        for suite in scores.values():
+        assert set(scores) == {*tasks.SUITES, "scenes"}
+        for name, suite in scores.items():
             assert suite["low"] <= suite["value"] <= suite["high"]
-            assert suite["n"] == 12
+            assert suite["n"] == (36 if name == "scenes" else 12)
+
+
+def test_checkpoints_of_another_recipe_are_not_taken(chain):
+    kept = chain.parent.parent / ".cache" / "zoo" / "tiny"
+    (folder,) = kept.iterdir()
+    recipe = read_recipe(chain.parent / "recipes" / "tiny.yml")
+    assert folder.name == hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
+    assert {path.stem for path in folder.iterdir()} == {"vision", "base", "aligned", "tuned"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "zoo").glob("*/record.json")), ids=lambda p: p.parent.name)
+def test_a_chain_in_the_repository_is_its_recipe_s_and_really_works(path):
+    record = json.loads(path.read_text())
+    assert record["recipe"] == read_recipe(ROOT / "zoo" / "recipes" / f"{record['chain']}.yml").model_dump()
+    scores = record["evaluation"]["tuned"]
+    for name in ("scenes", "digits", "text"):
+        assert scores[name]["value"] >= scores[name]["bar"], name
+    assert scores["knowledge"]["low"] > scores["knowledge"]["chance"]
 
 
 def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):

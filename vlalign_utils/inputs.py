@@ -13,6 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from vlalign_utils import registry
+from vlalign_utils.normalise import KEPT_METADATA
 from vlalign_utils.registry import Architecture
 
 PACKAGE = Path(__file__).resolve().parent
@@ -111,7 +112,10 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
     """
     digest = hashlib.sha256()
     notebook = read_notebook(name, root)
-    cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+    cells = [
+        (cell.cell_type, cell.source, {key: cell.metadata.get(key) for key in KEPT_METADATA})
+        for cell in notebook.cells
+    ]
     digest.update(_json([cells, params]))
     for module in closure(notebook):
         digest.update(_module(module)[0])

@@ -101,8 +101,8 @@ def _scores(record: Record) -> list[str]:
     return [
         "## What it answers",
         "Accuracy on held-out items, with a 95 % interval: the answer counts when it is the model's own, "
-        "word for word. N is the number of items of each suite. The bar is what the last stage has to "
-        "reach; where it equals chance, the whole interval has to lie above it.",
+        "word for word. *Scenes* are all questions about scenes together. The bar is what the last stage "
+        "should reach; where it equals chance, the whole interval has to lie above it.",
         table(["suite", *stages, "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),
     ]
 

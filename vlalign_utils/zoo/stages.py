@@ -204,7 +204,14 @@ def train_on_pictures(
         model,
         schedule,
         lambda first: picture_batches(
-            stage, pictures, tokenizer, schedule.batch_size, schedule.steps, recipe.seed, first
+            stage,
+            pictures,
+            tokenizer,
+            schedule.batch_size,
+            schedule.steps,
+            recipe.seed,
+            first,
+            model.config.image_seq_length,
         ),
         lambda pair: answer_loss(model, *pair),
         checkpoint,
@@ -219,8 +226,8 @@ def picture_batches(
     batch_size: int,
     steps: int,
     seed: int,
-    first: int = 0,
-    image_tokens: int = 36,
+    first: int,
+    image_tokens: int,
 ) -> Iterator[tuple[Batch, Float[Tensor, "pictures 3 height width"]]]:
     """Batches `first` to `steps` of chats about pictures; `tuned` mixes in chats about text."""
     make = instruction_document if stage == "tuned" else caption_document
