@@ -139,5 +139,8 @@ def test_a_parameter_file_is_a_mapping(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ParameterError, match="is not YAML"):
         read_params(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ParameterError, match="is not text in UTF-8"):
+        read_params(path)
     path.write_text("seed: 3")
     assert read_params(path) == {"seed": 3}

@@ -65,6 +65,8 @@ def test_there_is_one_parameters_cell():
         ({"zzz": 1}, "01_a has no parameter 'zzz'; it has: seed, rate, layers, band"),
         ({"seed": "1"}, "'seed' must be of type int, such as 0, not '1'"),
         ({"seed": True}, "'seed' must be of type int"),
+        ({"seed": -1}, "'seed' must not be negative, such as 0, not -1"),
+        ({"rate": float("nan")}, "'rate' must be a number such as 0.001, not nan"),
         ({"rate": "fast"}, "'rate' must be a number such as 0.001, not 'fast'"),
         ({"layers": "[1, 2]"}, r"'layers' must be a list, not the text '\[1, 2\]'; write \[1, 2\] unquoted"),
         ({"layers": [1, "2"]}, "'layers', item 1 must be of type int"),

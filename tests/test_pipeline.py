@@ -1,5 +1,9 @@
+import os
+import sys
+
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from vlalign_utils import pipeline
 from vlalign_utils.inputs import ParameterError
@@ -116,3 +120,33 @@ def test_pages_are_current_until_a_source_changes(root):
     assert pipeline.pages_current(root)
     write_atomic(root / "book" / "index.md", "# New")
     assert not pipeline.pages_current(root)
+
+
+def test_a_notebook_that_is_no_chapter_of_the_architecture_is_refused(root):
+    text = (root / "architectures.yml").read_text()
+    write_atomic(
+        root / "architectures.yml", text.replace("model: zoo/one}", "model: zoo/one, notebooks: [01_a]}")
+    )
+    with pytest.raises(ParameterError, match=r"one has no chapter '02_b' in architectures\.yml"):
+        pipeline.plan("02_b", "one", {}, False, root)
+    with pytest.raises(ParameterError, match=r"there is no notebook '\.\./notebooks/01_a'"):
+        pipeline.plan("../notebooks/01_a", "one", {}, False, root)
+
+
+def test_no_cores_are_refused():
+    done = CliRunner().invoke(pipeline.app, ["book", "--cores", "0"])
+    assert done.exit_code == 2
+    assert "--cores" in done.output
+
+
+def test_what_was_started_ends_with_a_build_that_is_interrupted(tmp_path, monkeypatch):
+    def interrupted(line):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.typer, "echo", interrupted)
+    mark = tmp_path / "pid"
+    code = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); print('on', flush=True)"
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(KeyboardInterrupt):
+        pipeline._show([sys.executable, "-c", f"{code}; time.sleep(600)"], lock.fileno())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)

@@ -186,6 +186,8 @@ def read_params(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"the parameter file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ParameterError(f"the parameter file {path} is not text in UTF-8") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"the parameter file {path} is not YAML: {error}") from None
     if not isinstance(data, dict):

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
@@ -26,11 +27,11 @@ class ParameterError(ValueError):
 
 def read_notebook(name: str, root: Path) -> NotebookNode:
     """A notebook's source. Raises ParameterError naming the notebooks there are."""
-    path = root / "notebooks" / f"{name}.ipynb"
-    if not path.is_file():
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb"))) or "none"
+    known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    if name not in known:
+        have = ", ".join(known) or "none"
         raise ParameterError(f"there is no notebook '{name}' in notebooks/; it holds: {have}")
-    return nbformat.read(path, as_version=4)
+    return nbformat.read(known[name], as_version=4)
 
 
 def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
@@ -70,9 +71,12 @@ def _as_type_of(default: Any, value: Any, where: str) -> Any:
     """The value if it has the default's type; a number written as text (YAML reads 1e-3 so) is converted."""
     if isinstance(default, float) and not isinstance(value, bool):
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            raise ParameterError(f"{where} must be a number such as {default}, not {value!r}") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ParameterError(f"{where} must be a number such as {default}, not {value!r}")
+        return number
     if isinstance(default, list | tuple):
         if isinstance(value, str):
             raise ParameterError(
@@ -89,6 +93,8 @@ def _as_type_of(default: Any, value: Any, where: str) -> Any:
         raise ParameterError(
             f"{where} must be of type {type(default).__name__}, such as {default!r}, not {value!r}"
         )
+    if type(value) is int and value < 0:
+        raise ParameterError(f"{where} must not be negative, such as {default!r}, not {value!r}")
     return value
 
 

@@ -3,9 +3,11 @@
 import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import nbformat
@@ -61,6 +63,10 @@ def plan(
         filled: dict[str, Any] = {"archs": ",".join(entries.architectures), "quick": quick}
     else:
         entry = entries.architecture(arch)
+        read_notebook(notebook, root)
+        if notebook not in entry.notebooks:
+            have = ", ".join(entry.notebooks)
+            raise ParameterError(f"{arch} has no chapter '{notebook}' in architectures.yml; it has: {have}")
         given = {**entry.parameters.get(notebook, {}), **params}
         filled = {"arch": arch, "quick": quick}
     everything = effective(read_notebook(notebook, root), notebook, filled, given)
@@ -143,10 +149,20 @@ def _show(command: list[str], lock: int) -> int:
     with subprocess.Popen(
         command, cwd=ROOT, pass_fds=[lock], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        for line in process.stdout or ():
-            if line.strip() and not line.startswith(HOUSEKEEPING):
-                typer.echo(line.rstrip())
+        try:
+            for line in process.stdout or ():
+                if line.strip() and not line.startswith(HOUSEKEEPING):
+                    typer.echo(line.rstrip())
+        except BaseException:
+            # Left alone it could wait for ever on a pipe that nobody reads, and keep the lock.
+            process.kill()
+            raise
     return process.returncode
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as any other exit does, so that what was started is ended too."""
+    raise SystemExit(128 + number)
 
 
 @app.command()
@@ -165,9 +181,10 @@ def pages() -> None:
 @app.command()
 def book(
     archs: Annotated[str, typer.Option(help="comma list, or all; default: the first of the registry")] = "",
-    cores: Annotated[int, typer.Option(help="notebooks that run side by side")] = 2,
+    cores: Annotated[int, typer.Option(min=1, help="notebooks that run side by side")] = 2,
 ) -> None:
     """Execute what is stale, then build the pages."""
+    signal.signal(signal.SIGTERM, _stop)
     (ROOT / ".cache").mkdir(exist_ok=True)
     lock = os.open(ROOT / ".cache" / "book.lock", os.O_CREAT | os.O_RDWR)
     try:
@@ -177,7 +194,8 @@ def book(
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         todo = [run for run in runs(archs) if not (ROOT / run).is_file()]
-        done = not todo and fresh(registry.load().comparison, COMPARISON) and pages_current()
+        compared = fresh(registry.load().comparison, COMPARISON)
+        done = not todo and compared and pages_current()
     except (ParameterError, RegistryError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
