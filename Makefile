@@ -26,7 +26,7 @@ help:
 	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
-	@echo "make check                                  lint, types, fast tests: under a minute"
+	@echo "make check                                  lint, types, fast tests: two minutes"
 	@echo "make test                                   check, every notebook by nbval, every page in a browser"
 	@echo "make bench                                  speed against the usual way, side by side"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
