@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,8 +7,8 @@ import torch
 from PIL import Image
 from tiny_models import build, tiny_processor
 
-from vlalign_utils import VLM, causal
-from vlalign_utils.stats import rng
+from vlalign_utils import VLM, causal, trace
+from vlalign_utils.capabilities import Finding
 from vlalign_utils.tasks import Item, Scores, answer_scores, batches
 
 QUESTIONS = [
@@ -41,7 +42,7 @@ def _all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_positions_are_disjoint_and_where_they_should_be(vlm: VLM) -> None:
     (batch,) = batches(vlm, ITEMS)
     run = vlm.record(**batch.inputs)
-    at = causal.positions(vlm, run, batch, rng(0, "test"))
+    at = causal.positions(vlm, run, batch)
     assert not (at.image & at.question).any()
     assert not (at.last & (at.image | at.question)).any()
     for row, item in enumerate(batch.rows):
@@ -54,45 +55,90 @@ def test_positions_are_disjoint_and_where_they_should_be(vlm: VLM) -> None:
     assert not (at.some_text & ~at.question).any()
 
 
-def test_control_tokens_are_drawn_anew_and_evenly() -> None:
-    mask = torch.tensor([[False, True, True, True, True]])
-    stream = rng(0, "test")
-    drawn = torch.stack([causal._draw(mask, torch.tensor([2]), stream)[0] for _ in range(400)])
-    assert (drawn.sum(1) == 2).all()
-    assert not drawn[:, 0].any()
-    assert (drawn[:, 1:].float().mean(0) - 0.5).abs().max() < 0.1
-
-
 @torch.no_grad()
 @pytest.mark.usefixtures("_all_solved")
-def test_sweep_equals_replays_of_the_whole_decoder(vlm: VLM) -> None:
+def test_sweep_equals_full_forwards(vlm: VLM) -> None:
     swept = causal.sweep(vlm, ITEMS, ALL, width=2, seed=5, batch_size=3)
-    stream = rng(5, "control tokens")
     for batch in batches(vlm, ITEMS, 3):
         run = vlm.record(**batch.inputs)
-        at = causal.positions(vlm, run, batch, stream)
+        at = causal.positions(vlm, run, batch, 5)
         assert swept.clean[batch.rows] == pytest.approx(answer_scores(run.logits, batch.answers).prob)
         for name, intervention in ALL.items():
             for column, (first, last) in enumerate(swept.windows):
-                whole = vlm.replay(run, edits=[intervention(at, first, last)])
+                whole = trace.forward(vlm.anatomy, batch.inputs, [intervention(at, first, last)])
                 scores = answer_scores(whole.logits, batch.answers)
-                assert (swept.prob[name][batch.rows, column] == scores.prob).all()
+                assert swept.prob[name][batch.rows, column] == pytest.approx(scores.prob, rel=1e-4)
                 assert (swept.correct[name][batch.rows, column] == scores.correct).all()
 
 
 @pytest.mark.usefixtures("_all_solved")
-def test_layers_below_a_window_run_once(vlm: VLM) -> None:
-    calls = [0] * vlm.n_layers
+def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM) -> None:
+    vlm.capabilities()
+    tokens: list[list[int]] = [[] for _ in vlm.layers]
 
-    def count(k: int) -> Any:
-        return lambda *_: calls.__setitem__(k, calls[k] + 1)
+    def note(k: int) -> Any:
+        return lambda module, args, output: tokens[k].append(output.shape[0] * output.shape[1])
 
-    handles = [layer.self_attn.register_forward_hook(count(k)) for k, layer in enumerate(vlm.layers)]
+    handles = [layer.mlp.register_forward_hook(note(k)) for k, layer in enumerate(vlm.layers)]
     causal.sweep(vlm, ITEMS, {"image to last": causal.ROUTES["image to last"]}, width=2)
     for handle in handles:
         handle.remove()
-    # One record; layer k runs again for each of the three windows that start at or below it.
-    assert calls == [2, 3, 4, 4]
+    (batch,) = batches(vlm, ITEMS)
+    whole = batch.inputs["input_ids"].numel()
+    later = int((batch.answers >= 0).sum(-1).max()) + 1
+    # One record, then one batch of the windows that start at or below the layer, from the prompt's end on.
+    rows = [1, 2, 3, 3]
+    assert tokens == [[whole, n * len(ITEMS) * later] for n in rows]
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
+    before = VLM(build("llava")[0].model, tiny_processor())
+    with torch.no_grad():
+        for parameter in before.layers[2].parameters():
+            parameter.mul_(1.5)
+    swept = causal.sweep(vlm, ITEMS, causal.reverts(before), width=1)
+    drop = swept.drop("weights put back")
+    assert drop[:, [0, 1, 3]] == pytest.approx(0, abs=1e-6)
+    assert (drop[:, 2] != 0).all()
+    own = vlm.layers[2].state_dict()
+    vlm.layers[2].load_state_dict(before.layers[2].state_dict())
+    (batch,) = batches(vlm, ITEMS)
+    with torch.no_grad():
+        scores = answer_scores(vlm.model(**batch.inputs).logits, batch.answers)
+    vlm.layers[2].load_state_dict({name: value / 1.5 for name, value in own.items()})
+    assert swept.prob["weights put back"][batch.rows, 2] == pytest.approx(scores.prob, rel=1e-4)
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_patches_from_another_picture(vlm: VLM) -> None:
+    """All that the picture changed, put in at once, is the other picture's answer; so is the last slot."""
+    donors = [Image.new("RGB", (16, 16), "black")] * len(ITEMS)
+    swept = causal.patch_sweep(vlm, ITEMS, donors, batch_size=2)
+    assert swept.windows == [(k, k) for k in range(vlm.n_layers + 1)]
+    for batch in batches(vlm, [replace(item, image=donors[0]) for item in ITEMS], 2):
+        with torch.no_grad():
+            scores = answer_scores(vlm.model(**batch.inputs).logits, batch.answers)
+        assert swept.prob["image"][batch.rows, 0] == pytest.approx(scores.prob, rel=1e-4)
+        assert swept.prob["last"][batch.rows, -1] == pytest.approx(scores.prob, rel=1e-4)
+    assert swept.drop("last")[:, 0] == pytest.approx(0, abs=1e-6)
+
+
+def test_patches_that_do_not_fit_are_refused(vlm: VLM) -> None:
+    with pytest.raises(ValueError, match="4 items but 1 donors"):
+        causal.patch_sweep(vlm, ITEMS, [Image.new("RGB", (16, 16))])
+    with pytest.raises(ValueError, match="'imge', expected some of image"):
+        causal.patch_sweep(vlm, ITEMS, [Image.new("RGB", (16, 16))] * 4, ("imge",))
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_what_the_model_does_not_allow_is_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = vlm.capabilities()
+    leaky = replace(allowed, knockout=Finding(False, "0.5 of the pixels' effect is left"))
+    monkeypatch.setattr(vlm, "_capabilities", leaky)
+    causal.sweep(vlm, ITEMS, causal.FREEZES, width=2)
+    with pytest.raises(ValueError, match=r"does not allow knockout .*0\.5 of the pixels' effect is left"):
+        causal.sweep(vlm, ITEMS, ALL, width=2)
 
 
 @pytest.mark.usefixtures("_all_solved")

@@ -8,7 +8,7 @@ import torch
 from tiny_models import Inputs, build, each_family, image_noise
 from torch import Tensor
 
-from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Run
+from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Revert, Run
 
 
 @pytest.fixture(scope="module")
@@ -253,12 +253,58 @@ def test_a_query_must_keep_a_key(llava: tuple[VLM, Inputs, Run]) -> None:
     torch.testing.assert_close(replay.logits[~padding], run.logits[~padding], rtol=1e-5, atol=1e-5)
 
 
-def test_knockout_says_when_attention_cannot_take_a_mask(llava: tuple[VLM, Inputs, Run]) -> None:
+def test_knockout_of_a_model_with_flash_attention_runs_with_sdpa(caplog: pytest.LogCaptureFixture) -> None:
     vlm, inputs = build("llava")
     run = vlm.record(**inputs)
+    edits = [Knockout(first=2, last=2, query=at(run, 9), key=at(run, 4))]
+    expected = vlm.replay(run, edits=edits).logits
     vlm.layers[2].self_attn.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match=r"loaded with flash_attention_2: .*attn_implementation=\"sdpa\""):
-        vlm.replay(run, edits=[Knockout(first=2, last=2, query=at(run, 9), key=at(run, 4))])
+    with caplog.at_level("INFO", logger="vlalign"):
+        assert torch.equal(vlm.replay(run, edits=edits).logits, expected)
+    assert "flash_attention_2 cannot take a mask over query-key pairs" in caplog.text
+    assert vlm.layers[2].self_attn.config._attn_implementation == "flash_attention_2"
+
+
+# --- Revert
+
+
+def other_stage() -> VLM:
+    vlm, _ = build("llava")
+    with torch.no_grad():
+        for parameter in vlm.layers.parameters():
+            parameter.mul_(0.9)
+    return vlm
+
+
+@torch.no_grad()
+def test_revert_equals_a_model_with_those_weights(llava: tuple[VLM, Inputs, Run]) -> None:
+    vlm, inputs, run = llava
+    before = other_stage()
+    mixed, _ = build("llava")
+    for k in (1, 2):
+        mixed.layers[k].load_state_dict(before.layers[k].state_dict())
+    expected = mixed.model(**inputs).logits
+    edits = [Revert(1, 2, before.layers)]
+    for start in (0, 1):
+        assert torch.equal(vlm.replay(run, start=start, edits=edits).logits, expected)
+    assert torch.equal(vlm.replay(run).logits, run.logits)
+    sets = [[Revert(k, k, before.layers)] for k in range(4)]
+    for k, logits in vlm.replays(run, sets):
+        torch.testing.assert_close(logits, vlm.replay(run, edits=sets[k]).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_revert_refuses_what_is_not_another_stage(llava: tuple[VLM, Inputs, Run]) -> None:
+    vlm, _, run = llava
+    with pytest.raises(ValueError, match="the model's own"):
+        vlm.replay(run, edits=[Revert(0, 1, vlm.layers)])
+    with pytest.raises(ValueError, match=r"differ from the model's at layer 1: give those of another stage"):
+        vlm.replay(run, edits=[Revert(1, 1, build("gemma3")[0].layers)])
+    both = [Revert(1, 1, other_stage().layers), Knockout(1, 1, at(run, 9), at(run, 4))]
+    with pytest.raises(ValueError, match="cannot be combined"):
+        vlm.replay(run, edits=both)
+
+
+# --- Knockout where it cannot work
 
 
 def test_knockout_refuses_layers_that_mix_tokens_otherwise() -> None:
@@ -349,7 +395,7 @@ def test_errors_of_type(llava: tuple[VLM, Inputs, Run]) -> None:
     vlm, _, run = llava
     wrong: list[tuple[Any, str]] = [
         (Patch(layer=1, mask=ONE, value=ROW), "edits must be a list of edits, got Patch"),
-        ([{"layer": 1}], "edits must be Patch, FreezeTokens, Knockout or CrossOff, got dict"),
+        ([{"layer": 1}], "edits must be Patch, FreezeTokens, Knockout, CrossOff or Revert, got dict"),
         ([Patch(layer="1", mask=ONE, value=ROW)], "Patch layer must be an integer, got '1'"),  # type: ignore[arg-type]
         ([FreezeTokens(first=1.0, last=2, mask=ONE)], "FreezeTokens first must be an integer"),  # type: ignore[arg-type]
         ([CrossOff(first=True, last=2)], "CrossOff first must be an integer"),

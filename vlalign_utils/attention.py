@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vlalign_utils.discovery import key_source, mask_argument, self_attentions, signature
+from vlalign_utils.discovery import is_causal, key_source, mask_argument, self_attentions, signature
 from vlalign_utils.edits import CrossOff, Knockout
 from vlalign_utils.walk import Walk
 
@@ -39,7 +39,7 @@ class Cuts:
                     "attention that takes a mask, its tokens mix in another way"
                 )
             for attention in self_attentions(layer) if active else ():
-                _check_maskable(attention)
+                check_maskable(attention)
                 pre_hook = partial(self._forbid, active, k)
                 hooks.callback(attention.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
                 self.live.append(attention)
@@ -68,11 +68,11 @@ class Cuts:
         name = mask_argument(module)
         assert name is not None
         mask = call.arguments.get(name)
-        causal = bool(call.kwargs.get("is_causal", module.is_causal))
+        causal = is_causal(module, call.kwargs.get("is_causal"))
         shared = (active, id(mask), causal)
         if shared not in self.masks:
             stream = self.walk.resid[-1]
-            self.masks[shared] = mask, _cut_mask(mask, forbidden_pairs(active), causal, stream)
+            self.masks[shared] = mask, cut_mask(mask, forbidden_pairs(active), causal, stream)
         self.hit.add(k)
         _, call.arguments[name] = self.masks[shared]
         return call.args, call.kwargs
@@ -98,7 +98,8 @@ class Cuts:
         return (torch.zeros_like(output[0]), *output[1:])
 
 
-def _check_maskable(attention: nn.Module) -> None:
+def check_maskable(attention: nn.Module) -> None:
+    """Raise ValueError for an attention implementation that takes no mask of any form."""
     how = getattr(getattr(attention, "config", None), "_attn_implementation", None)
     if how not in (None, "eager", "sdpa"):
         raise ValueError(
@@ -107,38 +108,41 @@ def _check_maskable(attention: nn.Module) -> None:
         )
 
 
-def forbidden_pairs(active: Sequence[Knockout]) -> Bool[Tensor, "batch 1 tokens tokens"]:
+def forbidden_pairs(active: Sequence[Knockout]) -> Bool[Tensor, "batch 1 queries keys"]:
     """Query-key pairs that any of the knockouts forbids."""
     pairs = [edit.query[:, :, None] & edit.key[:, None, :] for edit in active]
     return torch.stack(pairs).any(dim=0)[:, None]
 
 
-def _cut_mask(
+def cut_mask(
     mask: Tensor | None,
-    forbidden: Bool[Tensor, "batch 1 tokens tokens"],
+    forbidden: Bool[Tensor, "batch 1 queries tokens"],
     causal: bool,
     stream: Tensor,
-) -> Float[Tensor, "batch heads tokens tokens"]:
+) -> Float[Tensor, "batch heads queries tokens"]:
     """Additive mask, valid for eager and sdpa, that also forbids the given pairs.
 
-    Eager attention adds a boolean mask as 0 and 1, and sdpa is given none where plain causal, so
-    neither can be kept as it is.
+    The queries are the last of the tokens. Eager attention adds a boolean mask as 0 and 1, and sdpa is
+    given none where plain causal, so neither can be kept as it is. Raises ValueError for a mask of another
+    shape, and when a query loses all of its keys.
     """
     forbidden = forbidden.to(stream.device)
-    tokens = forbidden.shape[-1]
+    queries, tokens = forbidden.shape[-2:]
     if mask is None:
-        every = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=stream.device)
-        mask = every.tril() if causal else every
-    if not isinstance(mask, Tensor) or mask.shape[-2:] != (tokens, tokens):
+        every = torch.ones(1, 1, queries, tokens, dtype=torch.bool, device=stream.device)
+        mask = every.tril(tokens - queries) if causal else every
+    if not isinstance(mask, Tensor) or mask.shape[-2:] != (queries, tokens):
         found = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"Knockout needs an attention mask [.., {tokens}, {tokens}], the model uses {found}")
+        raise ValueError(
+            f"Knockout needs an attention mask [.., {queries}, {tokens}], the model uses {found}"
+        )
     low = torch.finfo(mask.dtype if mask.is_floating_point() else stream.dtype).min
     if not mask.is_floating_point():
         mask = torch.zeros_like(mask, dtype=stream.dtype).masked_fill(~mask.bool(), low)
     seen = mask > low / 2
     lost = (seen.any(-1) & ~(seen & ~forbidden).any(-1)).nonzero()
     if len(lost):
-        row, token = lost[0, 0].item(), lost[0, -1].item()
+        row, token = lost[0, 0].item(), lost[0, -1].item() + tokens - queries
         raise ValueError(
             f"Knockout leaves token {token} of row {row} without any key to attend to: "
             "keep at least the token itself out of `key`"

@@ -1,7 +1,7 @@
-"""What breaks when a window of layers may not use the image: freezing tokens and cutting attention.
+"""What breaks when a window of layers may not use the image: tokens frozen, attention cut, weights put back.
 
-Every edit is a replay from the first layer of its window, so the layers below it, and the vision tower,
-run once per batch and not once per window.
+All edits of a batch are replays of one recorded forward (`VLM.replays`): the vision tower runs once, layers
+below an edit not at all, and where an edit lies behind the image only the tokens after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
-from vlalign_utils.activations import last_true
-from vlalign_utils.edits import Edit, FreezeTokens, Knockout
+from vlalign_utils import groups
+from vlalign_utils.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, Revert
 from vlalign_utils.models import VLM
 from vlalign_utils.progress import progress
-from vlalign_utils.stats import above_chance, rng
+from vlalign_utils.stats import above_chance
 from vlalign_utils.tasks import Batch, Item, answer_scores, batches, evaluate
 from vlalign_utils.trace import Run
 
@@ -39,27 +40,23 @@ class Positions(NamedTuple):
     some_text: Mask
 
 
-def positions(vlm: VLM, run: Run, batch: Batch, stream: np.random.Generator) -> Positions:
+def positions(vlm: VLM, run: Run, batch: Batch, seed: int = 0) -> Positions:
     """Find the groups. Raises ValueError when an item has no image tokens or no question."""
     image = vlm.image_mask(run.inputs, run)
     if image is None:
         raise ValueError("images take no positions in this model: cut its cross-attention with CrossOff")
-    answer = batch.answers >= 0
-    prompt = run.inputs["attention_mask"].bool() & ~answer
-    end = last_true(prompt)
-    after_image = image.cumsum(-1) > 0
-    question = prompt & after_image & ~image & ~end
-    for name, mask in (("image tokens", image), ("question after its image", question)):
+    tokens = groups.read_tokens(run.inputs, image, batch.answers >= 0, batch.rows)
+    end = groups.GROUPS["last"](tokens)
+    question = groups.GROUPS["question"](tokens) & ~end
+    for name, mask in (("image tokens", tokens.image), ("question after its image", question)):
         if not mask.any(dim=-1).all():
             raise ValueError(f"an item of the batch has no {name}: causal sweeps ask questions about images")
-    size = torch.minimum(image.sum(-1), question.sum(-1))
-    return Positions(image, question, end | answer, _draw(image, size, stream), _draw(question, size, stream))
-
-
-def _draw(mask: Mask, size: Tensor, stream: np.random.Generator) -> Mask:
-    """A random subset of each row's masked positions, `size` of them."""
-    score = torch.as_tensor(stream.random(mask.shape), device=mask.device).masked_fill(~mask, -1)
-    return score.argsort(dim=-1, descending=True).argsort(dim=-1) < size[:, None]
+    size = tokens.image.sum(-1).minimum(question.sum(-1))
+    some_image, some_text = (
+        groups.draw(mask, size, batch.rows, seed, f"control {name}")
+        for name, mask in (("image", tokens.image), ("text", question))
+    )
+    return Positions(tokens.image, question, end | tokens.answer, some_image, some_text)
 
 
 Intervention = Callable[[Positions, int, int], Edit]
@@ -74,6 +71,14 @@ ROUTES: dict[str, Intervention] = {
     "image to last": lambda at, first, last: Knockout(first, last, at.last, at.image),
     "question to last": lambda at, first, last: Knockout(first, last, at.last, at.question),
 }
+
+
+def reverts(before: VLM) -> dict[str, Intervention]:
+    """The window runs with the weights of another stage of the same model, such as the one before tuning."""
+    return {"weights put back": lambda at, first, last: Revert(first, last, before.layers)}
+
+
+NEEDS: dict[type, str] = {Knockout: "knockout", FreezeTokens: "freeze", CrossOff: "cross_off"}
 
 
 def windows(n_layers: int, width: int) -> list[tuple[int, int]]:
@@ -108,7 +113,6 @@ class Sweep:
         return above_chance(self.correct[name], self.chance)
 
 
-@torch.no_grad()
 def sweep(
     vlm: VLM,
     items: Sequence[Item],
@@ -120,25 +124,87 @@ def sweep(
 ) -> Sweep:
     """Apply each intervention to each window of `width` layers, on the items answered correctly.
 
-    Raises ValueError when no item is answered correctly.
+    Raises ValueError when the model does not allow an intervention, as its trial found, and when no item is
+    answered correctly.
     """
+    spans = windows(vlm.n_layers, width)
+
+    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> dict[str, list[Edit]]:
+        return {name: [act(at, *span) for span in spans] for name, act in interventions.items()}
+
+    return _sweep(vlm, items, list(interventions), spans, edits, seed, batch_size, label)
+
+
+def patch_sweep(
+    vlm: VLM,
+    items: Sequence[Item],
+    donors: Sequence[Image.Image],
+    where: Sequence[str] = ("image", "question", "last"),
+    seed: int = 0,
+    batch_size: int = 64,
+    label: str = "batches",
+) -> Sweep:
+    """Put the residual stream of another picture into each layer, at one group of positions at a time.
+
+    `donors[i]` is asked item i's question; `where` names fields of Positions. Windows are single layers,
+    and the last one what leaves the last layer. Raises ValueError when the donors are not one for each
+    item, or take other numbers of tokens than the items' own pictures.
+    """
+    if len(donors) != len(items):
+        raise ValueError(f"{len(items)} items but {len(donors)} donors: give one picture for each item")
+    unknown = [name for name in where if name not in Positions._fields]
+    if unknown:
+        raise ValueError(f"where names {unknown[0]!r}, expected some of {', '.join(Positions._fields)}")
+    spans = [(slot, slot) for slot in range(vlm.n_layers + 1)]
+    donor_of = {id(item): donor for item, donor in zip(items, donors, strict=True)}
+
+    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> dict[str, list[Edit]]:
+        pictures = [donor_of[id(item)] for item in batch]
+        prompts, answers = [item.prompt for item in batch], [item.answer for item in batch]
+        inputs: dict[str, Any] = vlm.prepare(prompts, pictures, answers)
+        if not torch.equal(inputs["input_ids"], run.inputs["input_ids"]):
+            raise ValueError("a donor takes other positions than its item's picture: give one of equal size")
+        other = vlm.record(**inputs)
+        return {name: [Patch(k, getattr(at, name), other.resid[k]) for k, _ in spans] for name in where}
+
+    return _sweep(vlm, items, list(where), spans, edits, seed, batch_size, label)
+
+
+Edits = Callable[[Positions, Run, Sequence[Item]], dict[str, list[Edit]]]
+
+
+def _sweep(
+    vlm: VLM,
+    items: Sequence[Item],
+    names: list[str],
+    spans: list[tuple[int, int]],
+    edits: Edits,
+    seed: int,
+    batch_size: int,
+    label: str,
+) -> Sweep:
     solved = evaluate(vlm, items, batch_size).correct
     kept = [item for item, right in zip(items, solved, strict=True) if right]
     if not kept:
         raise ValueError(f"the model answers none of the {len(items)} items correctly: nothing can be lost")
-    spans, stream = windows(vlm.n_layers, width), rng(seed, "control tokens")
     clean = np.zeros(len(kept))
-    prob = {name: np.zeros((len(kept), len(spans))) for name in interventions}
-    correct = {name: np.zeros((len(kept), len(spans)), dtype=bool) for name in interventions}
+    prob = {name: np.zeros((len(kept), len(spans))) for name in names}
+    correct = {name: np.zeros((len(kept), len(spans)), dtype=bool) for name in names}
     for batch in progress(list(batches(vlm, kept, batch_size)), label):
         inputs: dict[str, Any] = {**batch.inputs}
-        run = vlm.record(**inputs)
-        at = positions(vlm, run, batch, stream)
-        clean[batch.rows] = answer_scores(run.logits, batch.answers).prob
-        for name, intervention in interventions.items():
-            for column, (first, last) in enumerate(spans):
-                edited = vlm.replay(run, start=first, edits=[intervention(at, first, last)])
-                scores = answer_scores(edited.logits, batch.answers)
-                prob[name][batch.rows, column] = scores.prob
-                correct[name][batch.rows, column] = scores.correct
+        run = vlm.record(keys=True, **inputs)
+        by_name = edits(positions(vlm, run, batch, seed), run, [kept[row] for row in batch.rows])
+        vlm.capabilities().require(
+            *{NEEDS[type(e)] for own in by_name.values() for e in own if type(e) in NEEDS}
+        )
+        # Only the answer's tokens and the one before them are read.
+        keep = int((batch.answers >= 0).sum(-1).max()) + 1
+        answers = batch.answers[:, -keep:]
+        clean[batch.rows] = answer_scores(run.logits[:, -keep:], answers).prob
+        cells = [(name, column) for name in names for column in range(len(spans))]
+        for i, logits in vlm.replays(run, [[by_name[name][column]] for name, column in cells], keep):
+            name, column = cells[i]
+            scores = answer_scores(logits, answers)
+            prob[name][batch.rows, column] = scores.prob
+            correct[name][batch.rows, column] = scores.correct
     return Sweep(spans, np.array([item.chance for item in kept]), clean, prob, correct)

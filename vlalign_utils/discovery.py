@@ -12,6 +12,7 @@ from torch import nn
 # Stacks of as many layers as the decoder may sit inside it and belong to something that is not text.
 _NOT_TEXT = re.compile(r"vision|visual|image|vit|video|audio|speech|former|resampler|projector|connector")
 # The argument through which a transformers module receives keys from outside its own sequence.
+_CACHES = ("past_key_values", "past_key_value", "layer_past")
 _KEY_SOURCES = ("key_value_states", "encoder_hidden_states", "cross_attention_states")
 
 
@@ -50,9 +51,13 @@ class Anatomy:
     def input_names(self) -> set[str]:
         """Keyword arguments that a forward understands, wherever on the way to the layers it is read."""
         names: set[str] = set()
-        for module in self.ancestors():
+        above = self.ancestors()
+        for module in above:
             for parameter in signature(module).parameters.values():
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                    # What it does not name itself it may hand to a model beside the layers: an encoder.
+                    beside = [m for m in module.children() if hasattr(m, "config") and m not in above]
+                    names.update(name for m in beside for name in signature(m).parameters)
                     for typed in getattr(parameter.annotation, "__args__", ()):  # Unpack[SomeKwargs]
                         names.update(getattr(typed, "__annotations__", {}))
                 else:
@@ -78,7 +83,12 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     configuration gives.
     """
     config: Any = model.config
-    n_layers = config.get_text_config(decoder=True).num_hidden_layers
+    text = config.get_text_config(decoder=True)
+    # An encoder-decoder counts both: num_hidden_layers may be the encoder's.
+    counts = [
+        getattr(text, name, None) for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+    ]
+    n_layers = next((count for count in counts if isinstance(count, int)), 0)
     whole: Any = model
     decoder = whole.get_decoder() if hasattr(model, "get_decoder") else model
     found = {
@@ -102,13 +112,32 @@ def find_anatomy(model: nn.Module) -> Anatomy:
 
 def self_attentions(layer: nn.Module) -> list[nn.Module]:
     """Attention modules of one decoder layer that can take a mask over the layer's own tokens."""
-    return [m for m in layer.modules() if hasattr(m, "is_causal") and mask_argument(m) is not None]
+    return [m for m in layer.modules() if _attends(m) and mask_argument(m) is not None]
+
+
+def _attends(module: nn.Module) -> bool:
+    # Convolutions and state spaces take a mask too; older attention does not say whether it is causal.
+    parts = dict(module.named_children())
+    projects = all(any(name in parts for name in names) for names in (("q_proj", "query"), ("k_proj", "key")))
+    mixes = any("conv" in type(part).__name__.lower() for part in parts.values())
+    return hasattr(module, "is_causal") or (projects and not mixes)
+
+
+def is_causal(attention: nn.Module, asked: Any) -> bool:
+    """Whether an attention module that is given no mask hides later tokens, unless its caller `asked`."""
+    return bool(getattr(attention, "is_causal", False) if asked is None else asked)
 
 
 def mask_argument(attention: nn.Module) -> str | None:
     """Name of the attention-mask argument of a module's forward, None when it has none."""
     names = [n for n in signature(attention).parameters if "mask" in n and "head" not in n]
     return "attention_mask" if "attention_mask" in names else next(iter(names), None)
+
+
+def cache_argument(attention: nn.Module) -> str | None:
+    """Name of the forward argument that brings a cache of earlier keys and values, None without one."""
+    parameters = signature(attention).parameters
+    return next((name for name in _CACHES if name in parameters), None)
 
 
 def key_source(module: nn.Module) -> str | None:
@@ -119,5 +148,9 @@ def key_source(module: nn.Module) -> str | None:
 
 def image_token_ids(config: Any) -> set[int]:
     """Token ids that the configuration declares as placeholders of image features."""
-    declared = {getattr(config, name, None) for name in ("image_token_id", "image_token_index")}
-    return {token for token in declared if isinstance(token, int)}
+    for names in (("image_token_id", "image_token_index"), ("video_token_id", "video_token_index")):
+        declared = {getattr(config, name, None) for name in names}
+        found = {token for token in declared if isinstance(token, int)}
+        if found:
+            return found  # some models of videos declare no other token for single images
+    return set()

@@ -4,13 +4,13 @@ Masks are boolean [batch, tokens]; layers are 0-based and ranges `first..last` i
 applied in the order given: at one layer, a later edit sees what an earlier one left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SlotEdit = Callable[[int, Tensor], Tensor]
 
@@ -87,20 +87,38 @@ class CrossOff:
     last: int
 
 
-Edit = Patch | FreezeTokens | Knockout | CrossOff
+@dataclass(frozen=True, eq=False)
+class Revert:
+    """Run layers `first..last` with the weights of another model's decoder layers, all of which are given.
+
+    `layers` is `vlm.layers` of another stage of the same model, such as the one before tuning.
+    """
+
+    first: int
+    last: int
+    layers: nn.ModuleList
 
 
-def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, n_layers: int) -> None:
+Edit = Patch | FreezeTokens | Knockout | CrossOff | Revert
+
+
+def first_layer(edits: Sequence[Edit], n_layers: int) -> int:
+    """The lowest layer that any of the edits touches; `n_layers` where there is none."""
+    return min((e.layer if isinstance(e, Patch) else e.first for e in edits), default=n_layers)
+
+
+def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, layers: nn.ModuleList) -> None:
     """Raise TypeError, IndexError or ValueError, naming the edit, unless all fit a replay from `start`.
 
     `stream` is any residual stream of the run, `grid` its batch size and number of tokens.
     """
+    n_layers = len(layers)
     if not isinstance(edits, list | tuple):
         raise TypeError(f"edits must be a list of edits, got {type(edits).__name__}")
     for edit in edits:
         kind = type(edit).__name__
         if not isinstance(edit, Edit):
-            raise TypeError(f"edits must be Patch, FreezeTokens, Knockout or CrossOff, got {kind}")
+            raise TypeError(f"edits must be Patch, FreezeTokens, Knockout, CrossOff or Revert, got {kind}")
         if isinstance(edit, Patch):
             check_layer(edit.layer, f"{kind} layer", start, n_layers)
         else:
@@ -110,6 +128,24 @@ def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, n
             _check_mask(getattr(edit, name), f"{kind} {name}", grid)
         if isinstance(edit, Patch):
             _check_value(edit.value, edit.mask, stream, grid)
+        if isinstance(edit, Revert):
+            _check_twins(edit, layers)
+            if any(isinstance(other, Knockout | CrossOff) for other in edits):
+                raise ValueError("Revert cannot be combined with Knockout or CrossOff in one replay")
+
+
+def _check_twins(edit: Revert, layers: nn.ModuleList) -> None:
+    if edit.layers is layers:
+        raise ValueError("Revert layers are the model's own: give those of another stage of it")
+    for k in range(edit.first, edit.last + 1):
+        shapes = [
+            {name: p.shape for name, p in own[k].named_parameters()} if k < len(own) else None
+            for own in (layers, edit.layers)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Revert layers differ from the model's at layer {k}: give those of another stage of it"
+            )
 
 
 def check_layer(layer: Any, what: str, low: int, high: int) -> None:

@@ -1,20 +1,31 @@
 """VLM: the one driver of every vision-language model, whatever its family."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
-from vlalign_utils import positions, trace
+from vlalign_utils import positions, rows, trace
+from vlalign_utils.capabilities import Capabilities
 from vlalign_utils.discovery import find_anatomy, image_token_ids
-from vlalign_utils.edits import Edit, check_edits, check_layer
+from vlalign_utils.edits import Edit, Knockout, check_edits, check_layer
+from vlalign_utils.implementation import attention_for
+from vlalign_utils.keys import Keys
 from vlalign_utils.positions import pixels
 from vlalign_utils.prompts import prepare
 from vlalign_utils.trace import Replay, Run
+
+LOG = logging.getLogger("vlalign")
+TOKENS = 8192  # tokens that run at once when sets of edits share a batch
+
+
+def _need(edits: Sequence[Edit]) -> Literal["masks", "any"]:
+    return "masks" if any(isinstance(edit, Knockout) for edit in edits) else "any"
 
 
 class VLM:
@@ -29,7 +40,11 @@ class VLM:
         self.processor = processor
         self.anatomy = find_anatomy(model)
         self._image_ids = sorted(image_token_ids(self.model.config))
-        self._image_source: str | None = None  # "ids", "pixels" or "none": decided on the first image
+        self.source: Any = None  # where the model came from, noted by load_vlm
+        self._seen: dict[str, Any] | None = None  # the first recorded inputs with an image
+        self.image_source: str | None = None  # "ids", "pixels" or "none": decided on the first image
+        self._capabilities: Capabilities | None = None
+        self._joint: dict[bool, bool] = {}  # whether rows can run together: all tokens; a suffix of them
 
     @property
     def tokenizer(self) -> Any:
@@ -53,8 +68,12 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model's first weights."""
-        return next(self.model.parameters()).device
+        """Device of the model's first weights that are in memory; what is offloaded comes there by itself."""
+        return self._weights().device
+
+    def _weights(self) -> Tensor:
+        held = (p for p in self.model.parameters() if not p.is_meta)
+        return next(held, torch.empty(0, dtype=self.model.dtype))
 
     def prepare(
         self,
@@ -69,22 +88,33 @@ class VLM:
         """
         inputs = prepare(self.processor, prompts, images, answers)
         known = self.anatomy.input_names()
-        weights = next(self.model.parameters())
+        weights = self._weights()
         return {
             name: value.to(weights) if value.is_floating_point() else value.to(weights.device)
             for name, value in inputs.items()
             if name in known
         }
 
-    def record(self, *, stop: int | None = None, **inputs: Any) -> Run:
+    def record(self, *, stop: int | None = None, keys: bool = False, **inputs: Any) -> Run:
         """Run the whole model once, vision tower included and without gradients.
 
         With `stop` the forward ends at what enters that layer, which is all that training above it
-        needs. Raises TypeError for an input that the model does not take.
+        needs. With `keys` it also keeps the keys and values of the attention, where the model allows
+        that: `replays` then computes only the tokens that an edit can change. Raises TypeError for an
+        input that the model does not take.
         """
         if stop is not None:
             check_layer(stop, "stop", 0, self.n_layers)
-        return trace.record(self.anatomy, self._on_device(inputs), stop)
+        placed = self._on_device(inputs)
+        if self.processor is None and self._seen is None and pixels(placed):
+            self._seen = placed
+        if keys and self._joint.get(True, True):
+            try:
+                return trace.record(self.anatomy, placed, stop, Keys())
+            except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
+                self._joint[True] = False
+                LOG.info("%s: every token runs in a sweep: %s", type(self.model).__name__, reason)
+        return trace.record(self.anatomy, placed, stop)
 
     def prefix(self, inputs: Mapping[str, Any], stop: int) -> Float[Tensor, "*batch tokens width"]:
         """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed."""
@@ -108,8 +138,66 @@ class VLM:
         expected = run.resid[start].shape
         if hidden is not None and hidden.shape != expected:
             raise ValueError(f"hidden has shape {list(hidden.shape)}, layer {start} takes {list(expected)}")
-        check_edits(edits, run.resid[0], run.grid, start, self.n_layers)
-        return trace.replay(self.anatomy, run, start, hidden, edits)
+        check_edits(edits, run.resid[0], run.grid, start, self.layers)
+        with attention_for(self, _need(edits)):
+            return trace.replay(self.anatomy, run, start, hidden, edits)
+
+    def replays(
+        self, run: Run, sets: Sequence[Sequence[Edit]], keep: int | None = None, budget: int = TOKENS
+    ) -> Iterator[tuple[int, Float[Tensor, "batch kept vocabulary"]]]:
+        """Replay a run once for each set of edits, and yield the set's number with its logits as they come.
+
+        Logits are those of the last `keep` tokens, None for all. Sets run together, up to `budget` tokens
+        at a time, each from its lowest edited layer and, for a run recorded with `keys` and `keep`, from
+        its first edited token. Where this model or run does not allow that, they run one by one: the
+        result is the same, up to rounding where sets share a batch. Raises as `replay` does.
+        """
+        for edits in sets:
+            check_edits(edits, run.resid[0], run.grid, 0, self.layers)
+        if keep is not None and not 1 <= keep <= run.grid[1]:
+            raise ValueError(f"keep is {keep}, expected 1..{run.grid[1]} tokens, or None for all")
+        parts = [rows.as_row(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
+        for group, apart in rows.plan(self.anatomy, run, parts, budget):
+            yield from self._replay_group(run, group, apart, keep)
+
+    def _replay_group(
+        self, run: Run, group: Sequence[rows.Row], apart: bool, keep: int | None
+    ) -> list[tuple[int, Tensor]]:
+        with attention_for(self, _need([edit for row in group for edit in row.edits])):
+            if apart and self.runs_jointly(run, group[0].cut):
+                try:
+                    return rows.together(self.anatomy, run, group, keep)
+                except rows.Unfit as reason:
+                    LOG.info("%s: sets of edits run one by one: %s", type(self.model).__name__, reason)
+            return [(row.index, rows.one_by_one(self.anatomy, run, row, keep)) for row in group]
+
+    def runs_jointly(self, run: Run, cut: int) -> bool:
+        """Whether rows of this model's tokens from `cut` on can share a batch; tried once, on `run`."""
+        if (cut > 0) not in self._joint:
+            self._joint[cut > 0] = rows.agree(self.anatomy, run, cut)
+            if not self._joint[cut > 0]:
+                what = "a suffix of the tokens" if cut else "several sets of edits"
+                LOG.info("%s: %s cannot run by itself; falling back", type(self.model).__name__, what)
+        return self._joint[cut > 0]
+
+    def capabilities(self, inputs: Mapping[str, Any] | None = None) -> Capabilities:
+        """What can be done with this model, each found out by trying it once.
+
+        The trial takes `inputs` (with an image), else two small pictures with a question each through the
+        processor, else the first inputs with an image that were recorded. Raises ValueError when there is
+        none of them.
+        """
+        from vlalign_utils import trials  # it drives a VLM, so it comes after this module
+
+        if inputs is not None or self._capabilities is None:
+            if inputs is None:
+                inputs = self._seen if self.processor is None else trials.trial_inputs(self)
+            if inputs is None:
+                raise ValueError(
+                    "to find out what this model allows, give `inputs` with an image: it has no processor"
+                )
+            self._capabilities = trials.probe(self, inputs)
+        return self._capabilities
 
     def self_test(self, run: Run) -> None:
         """Raise RuntimeError unless replays, whole and from the middle, give the recorded logits exactly."""
@@ -132,18 +220,28 @@ class VLM:
         first time an image is seen, and replaced by it where they miss a position.
         """
         inputs = self._on_device(inputs)
+        # An encoder-decoder's own tokens; a model that takes no ids at all declares no positions by them.
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        if ids is None:
+            ids = torch.empty(0, 0, dtype=torch.long, device=self.device)
         if not pixels(inputs):
-            return torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-        declared = torch.isin(inputs["input_ids"], torch.tensor(self._image_ids, device=self.device))
-        if self._image_source is None:
+            return torch.zeros_like(ids, dtype=torch.bool)
+        declared = torch.isin(ids, torch.tensor(self._image_ids, device=self.device))
+        if self.image_source is None:
             found = self.pixel_mask(inputs, run)
             covered = found.shape == declared.shape and not (found & ~declared).any()
-            # A connector that gives zeros leaves no trace either, but such a model has no cross-attention.
-            crosses = bool(self.anatomy.cross_attentions()) and not found.any()
-            self._image_source = "none" if crosses else "ids" if covered else "pixels"
-        if self._image_source == "none":
+            # A connector that gives zeros leaves no trace either; but then pixels change nothing at all.
+            crosses = not found.any() and self._sees_pixels(inputs)
+            self.image_source = "none" if crosses else "ids" if covered else "pixels"
+        if self.image_source == "none":
             return None
-        return declared if self._image_source == "ids" else self.pixel_mask(inputs, run)
+        return declared if self.image_source == "ids" else self.pixel_mask(inputs, run)
+
+    @torch.no_grad()
+    def _sees_pixels(self, inputs: dict[str, Any]) -> bool:
+        changed = inputs | positions.other_pixels(inputs)
+        logits = [self.model(**one, use_cache=False).logits for one in (inputs, changed)]
+        return not torch.equal(*logits)
 
     def pixel_mask(self, inputs: Mapping[str, Any], run: Run | None = None) -> Bool[Tensor, "batch tokens"]:
         """Positions where what enters layer 0 changes with the pixels, found by changing them.

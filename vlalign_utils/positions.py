@@ -21,7 +21,7 @@ def pixel_mask(
     """
     recorded = run is not None and None not in anatomy.cross_attentions().values()
     before = run.resid[0] if run is not None and recorded else entering_layer_0(anatomy, inputs)
-    after = entering_layer_0(anatomy, {**inputs, **_noisy(pixels(inputs))})
+    after = entering_layer_0(anatomy, {**inputs, **other_pixels(inputs)})
     return tokens_first(before != after, token_grid(before, inputs)).flatten(start_dim=2).any(dim=-1)
 
 
@@ -34,6 +34,17 @@ def pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def _noisy(images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def other_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The same inputs with other images, always the same others: noise is added to every pixel.
+
+    Columns of whole numbers may be row and column numbers that index a table: they are only made smaller.
+    Zeros stay: a tile of nothing else is padding, which some models count.
+    """
     noise = torch.Generator().manual_seed(0)  # its own generator: the caller's random state stays as it is
-    return {k: v + torch.randn(v.shape, generator=noise).to(v) for k, v in images.items()}
+    changed = {}
+    for name, value in pixels(inputs).items():
+        added = value + torch.randn(value.shape, generator=noise).to(value)
+        scaled = value * (0.5 + 0.5 * torch.rand(value.shape, generator=noise)).to(value)
+        whole = (value == value.round()).flatten(end_dim=-2).all(0)
+        changed[name] = torch.where(whole | (value == 0), scaled, added)
+    return changed

@@ -1,7 +1,7 @@
 """A progress bar that is live in a terminal and one plain line on a page."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -9,17 +9,29 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    label: str,
+    total: int | None = None,
+    size: Callable[[Item], int] = lambda item: 1,
+    done: int = 0,
+) -> Iterator[Item]:
     """Yield the items and show how far the loop is.
 
-    In a terminal this is a tqdm bar. Elsewhere (a notebook, a log) it prints `label: 40/40` once, after
-    the last item: a rate or a time there would differ at every rerun. A loop left early prints nothing.
+    In a terminal this is a tqdm bar with its rate and the time that remains. Elsewhere (a notebook, a log)
+    it prints `label: 40/40` once, after the last item: a rate or a time there would differ at every rerun.
+    A loop left early prints nothing. For a loop over batches `size` says how much each one counts, `total`
+    is the sum of all, and `done` is what an earlier run had finished: neither enters the rate.
     """
+    if total is None and isinstance(items, Sized):
+        total = sum(map(size, items))
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=label, total=total)
+        with tqdm(desc=label, total=total, initial=done, unit="item", dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item))
         return
-    done = 0
     for item in items:
         yield item
-        done += 1
+        done += size(item)
     print(f"{label}: {done}/{done if total is None else total}")

@@ -18,9 +18,11 @@ from torch.utils import _pytree as pytree
 
 from vlalign_utils.attention import Cuts
 from vlalign_utils.discovery import Anatomy
-from vlalign_utils.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch
-from vlalign_utils.walk import Answer, Walk, answer_from
+from vlalign_utils.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, Revert
+from vlalign_utils.keys import Keys
+from vlalign_utils.walk import Answer, Walk, answer_from, replace_forward
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a layer, the residual stream among them
 States = dict[str, dict[Any, Any]]  # contents of the mutable mappings that a layer was given
 
 
@@ -38,6 +40,8 @@ class Run:
     outputs: dict[int, Any]  # what each executed layer returned
     states: dict[int, States]
     answers: dict[str, list[Answer]]  # what each module returned before layer 0, by module name
+    calls: dict[int, Call]  # what each executed layer was given
+    keys: Keys | None = None  # what its attention made, where asked for
 
     @property
     def logits(self) -> Float[Tensor, "batch tokens vocabulary"]:
@@ -70,14 +74,22 @@ def token_grid(stream: Tensor, inputs: Mapping[str, Any]) -> tuple[int, int]:
     return batch, tokens
 
 
-def record(anatomy: Anatomy, inputs: Mapping[str, Any], stop: int | None = None) -> Run:
-    """Run the model once without gradients, up to layer `stop`, and keep what a replay needs."""
+def record(
+    anatomy: Anatomy, inputs: Mapping[str, Any], stop: int | None = None, keys: Keys | None = None
+) -> Run:
+    """Run the model once without gradients, up to layer `stop`, and keep what a replay needs.
+
+    `keys`, empty, is filled with the keys and values of all self-attentions.
+    """
     recorder, walk = _Recorder(), Walk(anatomy, stop=stop)
     # Tensors made in inference mode could never take part in a later training step.
     with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
         recorder.hook(anatomy, hooks)
+        if keys is not None:
+            keys.hook(anatomy.layers, hooks)
         final = walk(inputs, hooks)
-    return Run(inputs, walk.resid, final, recorder.outputs, recorder.states, recorder.kept_answers())
+    answers = recorder.kept_answers()
+    return Run(inputs, walk.resid, final, recorder.outputs, recorder.states, answers, recorder.calls, keys)
 
 
 def replay(
@@ -91,6 +103,7 @@ def replay(
     cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
     with ExitStack() as hooks:
         cuts.hook(hooks)
+        _swap_weights(anatomy, edits, hooks)
         for name, calls in run.answers.items():
             module = anatomy.root.get_submodule(name)
             if not any(m in cuts.live for m in module.modules()):
@@ -108,6 +121,27 @@ def replay(
     return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
 
 
+def forward(anatomy: Anatomy, inputs: Mapping[str, Any], edits: Sequence[Edit] = ()) -> Replay:
+    """The usual way, and the oracle of what reuses work: the whole model runs, vision tower included."""
+    shaped = [e for e in edits if isinstance(e, Patch | FreezeTokens)]
+    walk = Walk(anatomy, edits=[e.begin((e.mask.shape[0], e.mask.shape[1])) for e in shaped])
+    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
+    with ExitStack() as hooks, torch.no_grad():
+        cuts.hook(hooks)
+        _swap_weights(anatomy, edits, hooks)
+        final = walk(inputs, hooks)
+    cuts.check()
+    assert final is not None
+    return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
+
+
+def _swap_weights(anatomy: Anatomy, edits: Sequence[Edit], hooks: ExitStack) -> None:
+    for edit in edits:
+        if isinstance(edit, Revert):
+            for k in range(edit.first, edit.last + 1):
+                replace_forward(anatomy.layers[k], edit.layers[k].__call__, hooks)
+
+
 def entering_layer_0(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Tensor:
     """Residual stream that enters layer 0 when no cross-attention has added to it before."""
     walk = Walk(anatomy, stop=0)
@@ -122,6 +156,7 @@ class _Recorder:
     """Notes outputs before layer 0, outputs of layers, and the states that layers share."""
 
     outputs: dict[int, Any] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
     states: dict[int, States] = field(default_factory=dict)
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     versions: list[tuple[str, Tensor, int]] = field(default_factory=list)
@@ -144,6 +179,7 @@ class _Recorder:
     def _layer_called(self, k: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if k in self.states:
             raise RuntimeError(f"layer {k} runs more than once in a forward: it cannot be resumed")
+        self.calls[k] = args, kwargs
         self.states[k] = {name: dict(v) for name, v in kwargs.items() if isinstance(v, MutableMapping)}
 
     def _layer_returned(self, k: int, layer: nn.Module, args: Any, output: Any) -> None:

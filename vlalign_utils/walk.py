@@ -57,10 +57,8 @@ class Walk:
         return hidden
 
     def _enter(self, k: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (self._reach(k, args[0]), *args[1:]), kwargs
-        name = next(iter(signature(layer).parameters))
-        return args, {**kwargs, name: self._reach(k, kwargs[name])}
+        entering = args[0] if args else kwargs[_first_parameter(layer)]
+        return with_stream(layer, args, kwargs, self._reach(k, entering))
 
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
         n_layers = len(self.anatomy.layers)
@@ -69,13 +67,31 @@ class Walk:
         return (self._reach(n_layers, output[0]), *output[1:])
 
 
+def with_stream(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A layer's arguments with another residual stream in them."""
+    if args:
+        return (stream, *args[1:]), kwargs
+    return args, {**kwargs, _first_parameter(layer): stream}
+
+
+def _first_parameter(layer: nn.Module) -> str:
+    return next(iter(signature(layer).parameters))
+
+
 def answer_from(calls: Sequence[Answer], module: nn.Module, hooks: ExitStack) -> None:
     """Let a module's next calls return what was recorded; it computes again when the record ends."""
+    replace_forward(module, partial(_answer, iter(calls), module.forward), hooks)
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Any], hooks: ExitStack) -> None:
+    """Let a module compute something else until `hooks` is closed; its own hooks stay in place."""
     own = module.forward
     # accelerate, for one, keeps a forward of its own on the module
     undo = partial(setattr, module, "forward", own) if "forward" in vars(module) else None
     hooks.callback(undo or partial(delattr, module, "forward"))
-    module.forward = partial(_answer, iter(calls), own)
+    module.forward = forward
 
 
 def _answer(left: Iterator[Answer], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
