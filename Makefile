@@ -1,13 +1,14 @@
 # The commands of this project; `make help` lists them. Needs Python 3.11, make and pip.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup book run zoo serve check test bench lock clean
+.PHONY: help setup book run zoo serve check test families bench lock clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
 CORES ?= 2
 ARCHS ?=
 CHAIN ?= llava
+SIZE ?= small
 export OMP_NUM_THREADS ?= 1
 # uv reads its own variable for a folder of wheels, not pip's.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -28,7 +29,8 @@ help:
 	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
 	@echo "make check                                  lint, types, fast tests: two minutes"
 	@echo "make test                                   check, every notebook by nbval, every page in a browser"
-	@echo "make bench                                  speed against the usual way, side by side"
+	@echo "make bench [SIZE=tiny|small|7b]             speed and memory against the usual ways, side by side"
+	@echo "make families                               try every model type of transformers, for the book"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
 
 setup: $(READY)
@@ -69,8 +71,11 @@ test: check
 	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)
 	$(PY) -m pytest -m html
 
+families: $(READY)
+	@$(PY) tests/conformance/matrix.py
+
 bench: $(READY)
-	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+	@$(PY) -m benchmarks --size $(SIZE)
 
 lock: $(READY)
 	mkdir -p .cache && echo "$(TORCH)" > .cache/torch.txt

@@ -6,9 +6,7 @@ ways is timed without and with that last wait. `torch.save` waits for each file 
 other. Each way's rows are read back and compared before any ratio counts.
 """
 
-import json
 import os
-import platform
 import shutil
 import sqlite3
 import tempfile
@@ -16,16 +14,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from vlalign_utils import stats
-from vlalign_utils.paths import write_atomic
+from benchmarks.timing import Row, ratio, show
 from vlalign_utils.store import ActivationStore
 
-RESULT = Path(__file__).parent / "results" / "storage.json"
 LAYERS = 20  # a row is one item at one layer: an append of the store holds all layers of its items
 USUAL = "SQLite, a row and a commit each"
 
@@ -80,23 +75,21 @@ WAYS: dict[str, Callable[[Path, Rows], Callable[[], Rows]]] = {
         f"ActivationStore, {appends} appends{', then on the disk' * flushed}": partial(
             store, appends=appends, flushed=flushed
         )
-        for appends in (1, 4, 20)
+        for appends in (4, 20)
         for flushed in (False, True)
     },
 }
 
 
-def storage(
-    rounds: int, rows: int = 2000, width: int = 4096, place: Path | None = None
-) -> list[dict[str, Any]]:
-    """How many times faster than SQLite each way writes `rows` rows of `width` float16 numbers.
+def rows(rounds: int, count: int = 2000, width: int = 4096, place: Path | None = None) -> list[Row]:
+    """How many times faster than SQLite each way writes `count` rows of `width` float16 numbers.
 
     `place` is a folder on the disk to measure; the default is beside this file. Raises ValueError unless the
     rows can be dealt out to the layers, and AssertionError when a way gives back other rows.
     """
-    if rows % LAYERS:
-        raise ValueError(f"rows is {rows}, expected a multiple of {LAYERS}, the layers of an item")
-    data = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).half()
+    if count % LAYERS:
+        raise ValueError(f"count is {count}, expected a multiple of {LAYERS}, the layers of an item")
+    data = torch.randn(count, width, generator=torch.Generator().manual_seed(0)).half()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for turn in range(rounds):
         for name, write in WAYS.items():
@@ -110,36 +103,6 @@ def storage(
                     raise AssertionError(f"{name} does not give back what it was given")
             finally:
                 shutil.rmtree(folder)
-    found = []
-    for name in list(WAYS)[1:]:
-        # The geometric mean: a disk that stalls once must not decide the ratio.
-        ratios = np.log(np.array(seconds[USUAL]) / np.array(seconds[name]))
-        value, low, high = np.exp(stats.bootstrap_mean(ratios, seed=0)[:3])
-        found.append(
-            {
-                "task": f"write {rows} rows of {width} float16",
-                "way": name,
-                "against": USUAL,
-                "times faster": round(float(value), 2),
-                "low": round(float(low), 2),
-                "high": round(float(high), 2),
-            }
-        )
+    found = [ratio(f"write {count} rows of {width} float16", n, USUAL, seconds) for n in list(WAYS)[1:]]
+    show(found)
     return found
-
-
-def main() -> None:
-    """Measure, print and write `results/storage.json`."""
-    rounds = 16
-    rows = storage(rounds)
-    for row in rows:
-        ratio = f"{row['times faster']} [{row['low']}, {row['high']}]"
-        print(
-            f"{row['task']}: {row['way']} is {ratio} times as fast as {row['against']} (N = {rounds} rounds)"
-        )
-    record = {"device": f"{platform.system()}, {platform.machine()}", "rounds": rounds, "rows": rows}
-    write_atomic(RESULT, json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -90,9 +90,10 @@ class Before:
         return self._after(self.seen.key, key), self._after(self.seen.value, value)
 
     def _after(self, recorded: Tensor, new: Tensor) -> Tensor:
-        before = recorded[..., : self.cut, :]
-        rows = new.shape[0] // before.shape[0]
-        return torch.cat([before.repeat(rows, *[1] * (before.ndim - 1)), new], dim=-2)
+        batch = recorded.shape[0]
+        after = new.unflatten(0, (-1, batch))
+        before = recorded[None, ..., : self.cut, :].expand(len(after), *[-1] * recorded.ndim)
+        return torch.cat([before, after], dim=-2).flatten(end_dim=1)
 
 
 def visible(seen: Seen, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | None:

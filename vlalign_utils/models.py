@@ -21,7 +21,8 @@ from vlalign_utils.prompts import prepare
 from vlalign_utils.trace import Replay, Run
 
 LOG = logging.getLogger("vlalign")
-TOKENS = 8192  # tokens that run at once when sets of edits share a batch
+# Tokens that run at once when sets of edits share a batch: a processor's cache holds few, a card wants many.
+TOKENS_CPU, TOKENS = 1024, 16384
 
 
 def _need(edits: Sequence[Edit]) -> Literal["masks", "any"]:
@@ -143,19 +144,22 @@ class VLM:
             return trace.replay(self.anatomy, run, start, hidden, edits)
 
     def replays(
-        self, run: Run, sets: Sequence[Sequence[Edit]], keep: int | None = None, budget: int = TOKENS
+        self, run: Run, sets: Sequence[Sequence[Edit]], keep: int | None = None, budget: int | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "batch kept vocabulary"]]]:
         """Replay a run once for each set of edits, and yield the set's number with its logits as they come.
 
         Logits are those of the last `keep` tokens, None for all. Sets run together, up to `budget` tokens
-        at a time, each from its lowest edited layer and, for a run recorded with `keys` and `keep`, from
-        its first edited token. Where this model or run does not allow that, they run one by one: the
-        result is the same, up to rounding where sets share a batch. Raises as `replay` does.
+        at a time (None for what suits the device), each from its lowest edited layer and, for a run
+        recorded with `keys` and `keep`, from its first edited token. Where this model or run does not allow
+        that, they run one by one: the result is the same, up to rounding where sets share a batch. Raises
+        as `replay` does.
         """
         for edits in sets:
             check_edits(edits, run.resid[0], run.grid, 0, self.layers)
         if keep is not None and not 1 <= keep <= run.grid[1]:
             raise ValueError(f"keep is {keep}, expected 1..{run.grid[1]} tokens, or None for all")
+        if budget is None:
+            budget = TOKENS_CPU if self.device.type == "cpu" else TOKENS
         parts = [rows.as_row(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
         for group, apart in rows.plan(self.anatomy, run, parts, budget):
             yield from self._replay_group(run, group, apart, keep)

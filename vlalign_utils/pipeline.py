@@ -26,6 +26,7 @@ PAGE_SOURCES = (
     "architectures.yml",
     "requirements.lock",
     "book",
+    "benchmarks/results",
     "vlalign_utils/book",
     "zoo",
 )

@@ -21,10 +21,12 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Run, trace
+from vlalign_utils.book import families
 from vlalign_utils.capabilities import Capabilities
 from vlalign_utils.discovery import key_source, self_attentions
 from vlalign_utils.edits import Edit, tokens_first
 from vlalign_utils.padding import attended_tokens
+from vlalign_utils.paths import ROOT
 from vlalign_utils.positions import other_pixels
 
 each_family = pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -74,6 +76,16 @@ def test_the_types_of_transformers_are_built_or_a_reason_is_given() -> None:
     assert here - listed == set()
     assert len(FAMILIES) >= 75
     assert all(reason.endswith(".") for reason in UNBUILT.values())
+
+
+@each_family
+def test_the_book_shows_what_the_trial_finds(name: str) -> None:
+    shown = families.load(ROOT).families[name]
+    *_, allowed = recorded(name)
+    assert shown.group == FAMILIES[name].group
+    found = {what: finding.works for what, finding in allowed.findings().items()}
+    assert {what: works for what, (works, _) in shown.findings.items()} == found, "run: make families"
+    assert allowed.replay.works
 
 
 @each_family

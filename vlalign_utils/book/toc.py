@@ -22,7 +22,7 @@ def chapter(arch: str, notebook: str) -> str:
 
 def render(registry: Registry) -> str:
     """Text of `_toc.yml`."""
-    parts = [_part("How it works", ["book/methods"])]
+    parts = [_part("How it works", ["book/methods", f"{GENERATED}/families", f"{GENERATED}/benchmarks"])]
     for arch in registry.architectures.values():
         chapters = [card(arch.name), *(chapter(arch.name, notebook) for notebook in arch.notebooks)]
         parts.append(_part(arch.title, chapters))

@@ -1,0 +1,1 @@
+"""Speed and memory against the usual ways, side by side in one run: `make bench`."""

@@ -1,0 +1,82 @@
+"""Peak memory above what the model takes, of the usual ways and of ours."""
+
+import multiprocessing
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import naive
+from benchmarks.sizes import TEXT_BEFORE, Size, build
+from vlalign_utils import FreezeTokens
+from vlalign_utils.activations import capture
+
+MIB = 2**20
+WIDTH = 3
+
+
+def rows(size: Size) -> list[dict[str, Any]]:
+    """One row a way: MiB at the peak, above what is held before it starts."""
+    vlm, inputs = build(size)
+    image = inputs["input_ids"] == size.decoder["vocab_size"] - 1
+    spans = [(first, first + WIDTH - 1) for first in range(vlm.n_layers - WIDTH + 1)]
+
+    def swept() -> None:
+        run = vlm.record(keys=True, **inputs)
+        for _ in vlm.replays(run, [[FreezeTokens(*span, image)] for span in spans], keep=1):
+            pass
+
+    @torch.no_grad()
+    def forward() -> None:
+        vlm.model(**inputs, use_cache=False)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "plain forward": forward,
+        "states of every layer: capture, two pooled groups": lambda: capture(vlm, inputs, ("image", "text")),
+        "record": lambda: vlm.record(**inputs),
+        "record with keys and values": lambda: vlm.record(keys=True, **inputs),
+        f"freeze image tokens, windows of {WIDTH}: full forwards": lambda: naive.freeze_sweep(
+            vlm, inputs, image, WIDTH
+        ),
+        f"freeze image tokens, windows of {WIDTH}: replays": swept,
+    }
+    assert int(image[0].nonzero()[0]) == TEXT_BEFORE
+    peak = _on_card if size.device == "cuda" else _in_a_child
+    found = []
+    for name, way in ways.items():
+        found.append({"way": name, "peak MiB": round(peak(way) / MIB, 1)})
+        print(f"peak memory: {name} takes {found[-1]['peak MiB']} MiB", flush=True)
+    return found
+
+
+def _on_card(way: Callable[[], Any]) -> int:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    way()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _in_a_child(way: Callable[[], Any]) -> int:
+    """In a process of its own, so that no way finds memory that another one left free."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_report, args=(way, theirs))
+    child.start()
+    peak: int = ours.recv()
+    child.join()
+    return peak
+
+
+def _report(way: Callable[[], Any], pipe: Any) -> None:
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    way()
+    pipe.send(_resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024

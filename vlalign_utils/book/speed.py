@@ -1,0 +1,57 @@
+"""The page of benchmarks: every committed run of `make bench`, by machine and size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vlalign_utils.book.markdown import number, table, text
+from vlalign_utils.paths import write_atomic
+from vlalign_utils.results import ResultsError
+
+FOLDER = "benchmarks/results"
+
+
+def write(folder: Path, root: Path) -> None:
+    """Write `benchmarks.md` into `folder`. Raises ResultsError naming a file that is no benchmark record."""
+    lines = [
+        "# Speed and memory",
+        """Each part is one run of `make bench`: the ways take turns, and every way's result is compared with
+the usual one's before anything is timed. *Times faster* is the usual way's time over this way's, a geometric
+mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Difference* is the largest one of any
+number, relative to the largest number.""",
+    ]
+    for path in sorted((root / FOLDER).glob("*.json")):
+        try:
+            for size, run in json.loads(path.read_text(encoding="utf-8"))["sizes"].items():
+                lines += _run(size, run)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultsError(f"{path} is not a benchmark record ({error!r}); run: make bench") from None
+    write_atomic(folder / "benchmarks.md", "\n\n".join(lines) + "\n")
+
+
+def _run(size: str, run: dict[str, Any]) -> list[str]:
+    lines = [
+        f"## {text(run['device'])}: {text(size)}",
+        f"{text(run['model'])}; torch {text(run['torch'])}, transformers {text(run['transformers'])}.",
+    ]
+    for task in dict.fromkeys(row["task"] for row in run["rows"]):
+        rows = [row for row in run["rows"] if row["task"] == task]
+        cells = [
+            [
+                text(row["way"]),
+                f"{number(row['times faster'])} \\[{number(row['low'])}, {number(row['high'])}\\]",
+                f"{row['seconds']:g}",
+                f"{row['difference']:.0e}".replace("0e+00", "0").replace("-", "−")
+                if "difference" in row
+                else "",
+            ]
+            for row in rows
+        ]
+        usual = f"{rows[0]['against']} ({rows[0]['seconds, usual']:g} s; N = {rows[0]['rounds']} rounds)"
+        lines += [
+            f"### {text(task[0].upper() + task[1:])}",
+            f"Against: {text(usual)}.",
+            table(("way", "times faster", "seconds", "difference"), "lrrr", cells),
+        ]
+    taken = [[text(row["way"]), number(row["peak MiB"])] for row in run["memory"]]
+    return [*lines, "### Peak memory", "Above what is held before.", table(("way", "MiB"), "lr", taken)]
