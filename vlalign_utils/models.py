@@ -109,13 +109,15 @@ class VLM:
         placed = self._on_device(inputs)
         if self.processor is None and self._seen is None and pixels(placed):
             self._seen = placed
-        if keys and self._joint.get(True, True):
-            try:
-                return trace.record(self.anatomy, placed, stop, Keys())
-            except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
-                self._joint[True] = False
-                LOG.info("%s: every token runs in a sweep: %s", type(self.model).__name__, reason)
-        return trace.record(self.anatomy, placed, stop)
+        if not keys or not self._joint.get(True, True):
+            return trace.record(self.anatomy, placed, stop)
+        try:
+            return trace.record(self.anatomy, placed, stop, Keys())
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
+            run = trace.record(self.anatomy, placed, stop)  # raises again where the inputs are at fault
+            self._joint[True] = False
+            LOG.info("%s: every token runs in a sweep: %s", type(self.model).__name__, reason)
+            return run
 
     def prefix(self, inputs: Mapping[str, Any], stop: int) -> Float[Tensor, "*batch tokens width"]:
         """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed."""

@@ -256,17 +256,18 @@ class _Rows:
         if known is None:
             # The argument is kept with its version, so that its id stays its own.
             axis = _item_axis(value, *self.run.grid)
-            fitted = _repeat(self._narrow(value), rows, axis)
+            fitted = _repeat(self._narrow(value, axis), rows, axis)
             known = self.fitted[id(value), rows] = value, fitted
         return known[1]
 
-    def _narrow(self, value: Tensor) -> Tensor:
+    def _narrow(self, value: Tensor, items: int | None) -> Tensor:
+        """The tokens from `cut` on; `items` is the axis that counts the items of the batch."""
         tokens = self.run.grid[1]
         if not self.cut:
             return value
-        if value.ndim > 1 and value.shape[-2:] == (tokens, tokens):
+        over = [d for d, size in enumerate(value.shape) if size == tokens and d != items]
+        if over[-2:] == [value.ndim - 2, value.ndim - 1]:
             return value[..., self.cut :, :]  # queries x keys: the keys before are all still there
-        over = [d for d, size in enumerate(value.shape) if size == tokens]
         if len(over) > 1:
             raise Unfit(f"a layer is given a tensor {list(value.shape)} with more than one axis of tokens")
         return value.narrow(over[0], self.cut, tokens - self.cut) if over else value

@@ -169,7 +169,14 @@ def _cross_off(vlm: VLM, run: Run, other: Run, image: Tensor | None, attended: T
     edits: list[Edit] = [CrossOff(0, vlm.n_layers - 1)]
     if image is not None:
         edits.append(Knockout(0, vlm.n_layers - 1, text, image))
-    return _cut(vlm, run, other, edits, text)
+    cut, last = _cut(vlm, run, other, edits, text), _last(text)
+    before = text & ~last
+    if cut.works and before.any():
+        moved: list[Edit] = [*edits, Patch(0, before, _noise(run.resid[0]))]
+        with_others, without = (vlm.replay(run, edits=e).logits[last] for e in (edits, moved))
+        if torch.equal(with_others, without):
+            return Finding(False, "the tokens' own attention is cut with it: one module attends to both")
+    return cut
 
 
 def _cut(vlm: VLM, run: Run, other: Run, edits: Sequence[Edit], text: Tensor) -> Finding:
