@@ -265,6 +265,18 @@ def test_knockout_of_a_model_with_flash_attention_runs_with_sdpa(caplog: pytest.
     assert vlm.layers[2].self_attn.config._attn_implementation == "flash_attention_2"
 
 
+def test_knockout_is_not_trained_through_with_checkpointing(llava: tuple[VLM, Inputs, Run]) -> None:
+    vlm, inputs = build("llava")
+    run = vlm.record(**inputs)
+    vlm.model.train()
+    getattr(vlm.model, "activation_checkpointing_enable", vlm.model.gradient_checkpointing_enable)()
+    edits = [Knockout(first=2, last=2, query=at(run, 9), key=at(run, 4))]
+    with pytest.raises(ValueError, match="gradient_checkpointing_disable"):
+        vlm.replay(run, edits=edits)
+    with torch.no_grad():
+        vlm.replay(run, edits=edits)
+
+
 # --- Revert
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from tiny_models import build, tiny_processor
 
@@ -142,3 +143,30 @@ def test_a_model_says_where_it_came_from() -> None:
     vlm.source = {"name": "zoo/llava", "stage": "tuned", "dtype": torch.float32}
     source = model_identity(vlm)["source"]
     assert source == {"name": "zoo/llava", "stage": "tuned", "dtype": "torch.float32"}
+
+
+def _scale(vlm: VLM) -> None:
+    vlm.layers[1].self_attn.scaling *= 2
+
+
+def _frequencies(vlm: VLM) -> None:
+    vlm.model.model.language_model.rotary_emb.inv_freq.mul_(2)
+
+
+def _adapter_off(vlm: VLM) -> None:
+    vlm.model.disable_adapters()
+
+
+def _hook(vlm: VLM) -> None:
+    vlm.layers[0].register_forward_hook(lambda module, args, output: output * 2)
+
+
+@pytest.mark.parametrize("change", [_scale, _frequencies, _adapter_off, _hook])
+def test_what_the_weights_do_not_show_counts_too(change: Callable[[VLM], Any]) -> None:
+    vlm, inputs = build("llava")
+    vlm.model.add_adapter(LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False))
+    before = model_identity(vlm)
+    vlm.record(**inputs)
+    assert model_identity(vlm) == before  # a forward leaves nothing behind
+    change(vlm)
+    assert model_identity(vlm) != before

@@ -11,7 +11,7 @@ def seen(mask: torch.Tensor | None, causal: bool = True) -> Seen:
 
 
 def keys(*masks: torch.Tensor | None, causal: bool = True) -> Keys:
-    return Keys({torch.nn.Identity(): seen(mask, causal) for mask in masks})
+    return Keys((), {torch.nn.Identity(): seen(mask, causal) for mask in masks})
 
 
 def test_keys_are_those_of_the_attention_and_recording_changes_nothing() -> None:

@@ -247,3 +247,15 @@ def test_a_spread_model_records_and_replays_the_same(hub_folder: Path, device_ma
     assert mask is not None
     assert also is not None
     assert torch.equal(mask, also)
+
+
+@pytest.mark.usefixtures("checks_off")
+def test_what_is_no_name_and_a_config_that_is_none_are_refused(hub_folder: Path, tmp_path: Path) -> None:
+    for name in (None, 3):
+        with pytest.raises(ValueError, match="expected a hub id, a folder or a loaded model"):
+            load_vlm(name)  # type: ignore[arg-type]
+    copy = tmp_path / "copy"
+    shutil.copytree(hub_folder, copy)
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"its config\.json is no mapping"):
+        load_vlm(copy, device="cpu")

@@ -88,6 +88,38 @@ def test_image_mask_holds_before_the_connector_is_trained() -> None:
     assert torch.equal(mask, inputs["input_ids"] == IMAGE)
 
 
+@pytest.mark.parametrize("family", ["mllama", "idefics"])
+def test_pixels_that_say_nothing_decide_nothing(family: str) -> None:
+    vlm, inputs = build(family)
+    black = {**inputs, "pixel_values": torch.zeros_like(inputs["pixel_values"])}
+    vlm.image_mask(black)
+    assert vlm.image_source is None
+    assert vlm.image_mask(inputs) is None
+
+
+def test_image_mask_of_embeddings_in_place_of_ids() -> None:
+    vlm, inputs = build("llava")
+    expected = vlm.image_mask(inputs)
+    embeds = vlm.model.get_input_embeddings()(inputs["input_ids"]).detach()
+    given = {name: value for name, value in inputs.items() if name != "input_ids"} | {"inputs_embeds": embeds}
+    mask = vlm.image_mask(given)
+    assert mask is not None
+    assert expected is not None
+    assert torch.equal(mask, expected)
+    blind = vlm.image_mask({"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]})
+    assert blind is not None
+    assert blind.shape == (2, 14)
+    assert not blind.any()
+
+
+def test_image_mask_does_not_trust_a_run_of_other_inputs() -> None:
+    vlm, inputs = build("llava")
+    other = vlm.record(**{**inputs, "pixel_values": inputs["pixel_values"].flip(0)})
+    mask = vlm.image_mask(inputs, other)
+    assert mask is not None
+    assert torch.equal(mask, inputs["input_ids"] == IMAGE)
+
+
 def test_image_mask_of_text_alone_is_empty() -> None:
     vlm, inputs = build("llava")
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}

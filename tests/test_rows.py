@@ -5,7 +5,7 @@ import torch
 from tiny_models import Inputs, build, each_family, image_noise
 from torch import Tensor
 
-from vlalign_utils import FreezeTokens, Knockout, Patch, Run, rows, trace
+from vlalign_utils import VLM, FreezeTokens, Knockout, Patch, Revert, Run, rows, trace
 from vlalign_utils.edits import Edit
 
 
@@ -129,3 +129,61 @@ def test_a_wrong_input_does_not_switch_sharing_off() -> None:
     with pytest.raises(ValueError, match=r"."):
         vlm.record(keys=True, **{**inputs, "pixel_values": inputs["pixel_values"][:1]})
     assert vlm.record(keys=True, **inputs).keys is not None
+
+
+def other_stage(factor: float) -> VLM:
+    vlm, _ = build("llava")
+    with torch.no_grad():
+        for parameter in vlm.layers.parameters():
+            parameter.mul_(factor)
+    return vlm
+
+
+@torch.no_grad()
+def test_of_overlapping_reverts_the_last_counts() -> None:
+    vlm, inputs = build("llava")
+    run = vlm.record(**inputs)
+    edits: list[Edit] = [Revert(0, 2, other_stage(0.9).layers), Revert(1, 1, other_stage(0.8).layers)]
+    expected = trace.forward(vlm.anatomy, inputs, edits).logits
+    for _, logits in vlm.replays(run, [edits, edits], budget=10_000):
+        torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sets_may_come_from_a_generator() -> None:
+    vlm, inputs = build("llava")
+    run = vlm.record(**inputs)
+    found = vlm.replays(run, ([Patch(k, at(run, 9), noise(32))] for k in range(3)), keep=1)
+    assert sorted(i for i, _ in found) == [0, 1, 2]
+
+
+@torch.no_grad()
+def test_keys_of_weights_that_have_changed_are_not_used() -> None:
+    vlm, inputs = build("llava")
+    run = vlm.record(keys=True, **inputs)
+    sets: list[list[Edit]] = [[Patch(2, at(run, 13), noise(32))]]
+    list(vlm.replays(run, sets, keep=1))
+    for parameter in vlm.layers[2:].parameters():
+        parameter.mul_(1.3)
+    ((_, logits),) = vlm.replays(run, sets, keep=1)
+    expected = vlm.replay(run, edits=sets[0]).logits[:, -1:]
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_of_another_model_or_with_streams_changed_in_place_is_refused() -> None:
+    vlm, inputs = build("llava")
+    other, _ = build("llava")
+    run = vlm.record(**inputs)
+    for call in (lambda: other.replay(run), lambda: other.replays(run, [[]])):
+        with pytest.raises(ValueError, match="recorded by another model"):
+            call()
+    run.resid[2][:, -1] = 0
+    for call in (lambda: vlm.replay(run), lambda: vlm.replays(run, [[]])):
+        with pytest.raises(ValueError, match="changed in place: change a clone"):
+            call()
+
+
+def test_a_run_with_the_logits_of_some_tokens_is_refused() -> None:
+    vlm, inputs = build("llava")
+    run = vlm.record(**inputs, logits_to_keep=1)
+    with pytest.raises(ValueError, match="record it without logits_to_keep"):
+        vlm.replays(run, [[]], keep=1)

@@ -57,7 +57,49 @@ def model_identity(vlm: VLM) -> dict[str, Any]:
         "attention": str(getattr(config, "_attn_implementation", None)),
         "training": vlm.model.training,
         "weights": weights_identity(vlm.model, pinned),
+        "state": _state(vlm.model),
     }
+
+
+def _state(model: torch.nn.Module) -> str:
+    """Hash of what else decides a forward: unsaved buffers, adapters, scalings, hooks, automatic precision.
+
+    Of hooks and replaced forwards only the names count: what their code does cannot be part of a key.
+    """
+    saved = model.state_dict().keys()
+    digest = hashlib.blake2b(digest_size=16)
+    device = next(model.parameters()).device.type
+    digest.update(repr((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))).encode())
+    for name, module in model.named_modules():
+        added = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        added += [vars(module)["forward"]] if "forward" in vars(module) else []
+        digest.update(" ".join(sorted(filter(None, map(_foreign, added)))).encode())
+        settings = {k: v for k, v in vars(module).items() if not k.startswith("_") or "adapter" in k}
+        plain = {k: v for k, v in settings.items() if _is_plain(v)}
+        digest.update(f"{name} {sorted(plain.items(), key=lambda item: item[0])!r}".encode())
+    for name, buffer in model.named_buffers():
+        if name not in saved and not buffer.is_meta:
+            digest.update(name.encode())
+            for part in _sums(buffer.detach()):
+                digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _foreign(function: Any) -> str:
+    """Name of a function that is not the libraries' own: those record outputs or move weights."""
+    inner = getattr(function, "func", function)  # of a partial
+    module = str(getattr(inner, "__module__", type(inner).__module__))
+    own = module.split(".")[0] in ("transformers", "accelerate")
+    return "" if own else f"{module}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Settings that print the same in every process: numbers, names, and lists or mappings of them."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def weights_identity(model: torch.nn.Module, pinned: bool = False) -> str:

@@ -35,8 +35,9 @@ class Seen:
 
 @dataclass
 class Keys:
-    """What every self-attention of a forward made, by module."""
+    """What every self-attention of a forward made, by module, with the weights of `made_by`."""
 
+    made_by: tuple[int, ...] = ()
     seen: dict[nn.Module, Seen] = field(default_factory=dict)
 
     def hook(self, layers: nn.ModuleList, hooks: ExitStack) -> None:
@@ -94,6 +95,11 @@ class Before:
         after = new.unflatten(0, (-1, batch))
         before = recorded[None, ..., : self.cut, :].expand(len(after), *[-1] * recorded.ndim)
         return torch.cat([before, after], dim=-2).flatten(end_dim=1)
+
+
+def weights_now(layers: nn.ModuleList) -> tuple[int, ...]:
+    """How often each weight of the layers has been changed in place: other numbers mean other weights."""
+    return tuple(parameter._version for parameter in layers.parameters())
 
 
 def visible(seen: Seen, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -63,6 +64,8 @@ def load_vlm(
     supports it, else eager. `quantization` is "4bit" or "8bit". Raises FileNotFoundError or ValueError with
     one sentence on what to do.
     """
+    if not isinstance(name, str | Path | nn.Module):
+        raise ValueError(f"name is {name!r}, expected a hub id, a folder or a loaded model")
     if isinstance(name, nn.Module):
         given: dict[str, Any] = {
             "stage": stage,
@@ -160,7 +163,7 @@ def _name(dtype: torch.dtype) -> str:
 def _config(checkpoint: Checkpoint, folder: Path, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, AttributeError, TypeError, StrictDataclassError) as error:
         raise ValueError(
             f"{checkpoint.name} cannot be loaded: {_why_not(folder, error, trust_remote_code)}"
         ) from None
@@ -177,6 +180,8 @@ def _why_not(folder: Path, error: Exception, trust_remote_code: bool) -> str:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError:
         return "its config.json is not JSON, download it again"
+    if not isinstance(config, dict):
+        return "its config.json is no mapping, download it again"
     if "auto_map" in config and not trust_remote_code:
         return "it brings Python code of its own, read that and pass trust_remote_code=True"
     if config.get("model_type") not in CONFIG_MAPPING:

@@ -2,7 +2,8 @@
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from vlalign_utils.capabilities import Capabilities
 from vlalign_utils.discovery import find_anatomy, image_token_ids
 from vlalign_utils.edits import Edit, Knockout, check_edits, check_layer
 from vlalign_utils.implementation import attention_for
-from vlalign_utils.keys import Keys
+from vlalign_utils.keys import Keys, weights_now
 from vlalign_utils.positions import pixels
 from vlalign_utils.prompts import prepare
 from vlalign_utils.trace import Replay, Run
@@ -27,6 +28,10 @@ TOKENS_CPU, TOKENS = 1024, 16384
 
 def _need(edits: Sequence[Edit]) -> Literal["masks", "any"]:
     return "masks" if any(isinstance(edit, Knockout) for edit in edits) else "any"
+
+
+def _checkpointing(layers: nn.ModuleList) -> bool:
+    return any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
 
 class VLM:
@@ -107,12 +112,16 @@ class VLM:
         if stop is not None:
             check_layer(stop, "stop", 0, self.n_layers)
         placed = self._on_device(inputs)
+        run = self._record(placed, stop, keys)
         if self.processor is None and self._seen is None and pixels(placed):
             self._seen = placed
+        return run
+
+    def _record(self, placed: dict[str, Any], stop: int | None, keys: bool) -> Run:
         if not keys or not self._joint.get(True, True):
             return trace.record(self.anatomy, placed, stop)
         try:
-            return trace.record(self.anatomy, placed, stop, Keys())
+            return trace.record(self.anatomy, placed, stop, Keys(weights_now(self.layers)))
         except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
             run = trace.record(self.anatomy, placed, stop)  # raises again where the inputs are at fault
             self._joint[True] = False
@@ -137,16 +146,22 @@ class VLM:
         the weights of the layers that run. Raises IndexError, TypeError or ValueError, naming the
         argument, for what does not fit the run.
         """
+        self._check_run(run)
         check_layer(start, "start", 0, min(self.n_layers, len(run.resid) - 1))
         expected = run.resid[start].shape
         if hidden is not None and hidden.shape != expected:
             raise ValueError(f"hidden has shape {list(hidden.shape)}, layer {start} takes {list(expected)}")
         check_edits(edits, run.resid[0], run.grid, start, self.layers)
+        if _need(edits) == "masks" and torch.is_grad_enabled() and _checkpointing(self.layers):
+            raise ValueError(
+                "Knockout cannot be trained through with gradient checkpointing, which runs the layers again "
+                "without it: call model.gradient_checkpointing_disable()"
+            )
         with attention_for(self, _need(edits)):
             return trace.replay(self.anatomy, run, start, hidden, edits)
 
     def replays(
-        self, run: Run, sets: Sequence[Sequence[Edit]], keep: int | None = None, budget: int | None = None
+        self, run: Run, sets: Iterable[Sequence[Edit]], keep: int | None = None, budget: int | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "batch kept vocabulary"]]]:
         """Replay a run once for each set of edits, and yield the set's number with its logits as they come.
 
@@ -156,15 +171,27 @@ class VLM:
         that, they run one by one: the result is the same, up to rounding where sets share a batch. Raises
         as `replay` does.
         """
+        sets = list(sets)
+        self._check_run(run)
         for edits in sets:
             check_edits(edits, run.resid[0], run.grid, 0, self.layers)
         if keep is not None and not 1 <= keep <= run.grid[1]:
             raise ValueError(f"keep is {keep}, expected 1..{run.grid[1]} tokens, or None for all")
+        if run.logits.shape[1] != run.grid[1]:
+            raise ValueError("this run kept the logits of some tokens only: record it without logits_to_keep")
+        if run.keys is not None and run.keys.made_by != weights_now(self.layers):
+            run = replace(run, keys=None)  # a token's keys are those of weights that have changed since
         if budget is None:
             budget = TOKENS_CPU if self.device.type == "cpu" else TOKENS
         parts = [rows.as_row(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
-        for group, apart in rows.plan(self.anatomy, run, parts, budget):
-            yield from self._replay_group(run, group, apart, keep)
+        groups = rows.plan(self.anatomy, run, parts, budget)
+        return (done for group, apart in groups for done in self._replay_group(run, group, apart, keep))
+
+    def _check_run(self, run: Run) -> None:
+        if run.root is not self.model:
+            raise ValueError("this run was recorded by another model: record the inputs with this one")
+        if run.versions != [stream._version for stream in run.resid]:
+            raise ValueError("a residual stream of this run was changed in place: change a clone of it")
 
     def _replay_group(
         self, run: Run, group: Sequence[rows.Row], apart: bool, keep: int | None
@@ -229,7 +256,9 @@ class VLM:
         # An encoder-decoder's own tokens; a model that takes no ids at all declares no positions by them.
         ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
         if ids is None:
-            ids = torch.empty(0, 0, dtype=torch.long, device=self.device)
+            embeds = inputs.get("decoder_inputs_embeds", inputs.get("inputs_embeds"))
+            grid = (0, 0) if embeds is None else embeds.shape[:2]
+            ids = torch.full(grid, -1, device=self.device)
         if not pixels(inputs):
             return torch.zeros_like(ids, dtype=torch.bool)
         declared = torch.isin(ids, torch.tensor(self._image_ids, device=self.device))
@@ -237,11 +266,14 @@ class VLM:
             found = self.pixel_mask(inputs, run)
             covered = found.shape == declared.shape and not (found & ~declared).any()
             # A connector that gives zeros leaves no trace either; but then pixels change nothing at all.
-            crosses = not found.any() and self._sees_pixels(inputs)
-            self.image_source = "none" if crosses else "ids" if covered else "pixels"
+            if not found.any() and not self._sees_pixels(inputs):
+                return declared  # these pixels decide nothing: the next ones may
+            self.image_source = "none" if not found.any() else "ids" if covered else "pixels"
         if self.image_source == "none":
             return None
-        return declared if self.image_source == "ids" else self.pixel_mask(inputs, run)
+        # Embeddings given in place of ids show no placeholder.
+        by_ids = self.image_source == "ids" and bool((ids >= 0).any())
+        return declared if by_ids else self.pixel_mask(inputs, run)
 
     @torch.no_grad()
     def _sees_pixels(self, inputs: dict[str, Any]) -> bool:

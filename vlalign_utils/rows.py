@@ -5,10 +5,10 @@ edited one on are computed, on the recorded keys and values of those before; row
 as one batch. The layers are called as the model called them, and its own tail makes the logits.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ from vlalign_utils.padding import attended_tokens
 from vlalign_utils.trace import Run, replay
 from vlalign_utils.walk import with_stream
 
+# Arguments of a layer that hold another sequence: an encoder's, or an image's.
+_ELSEWHERE = re.compile(r"encoder|cross|key_value_states|image|vision|pixel")
 Logits = Float[Tensor, "batch kept vocabulary"]
 
 
@@ -172,7 +174,7 @@ class _Rows:
     cut: int
     order: list[Row] = field(default_factory=list)  # rows in the batch so far
     masks: dict[Any, tuple[Any, Tensor]] = field(default_factory=dict)
-    fitted: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    fitted: dict[tuple[int, int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     layer: int = 0
     hit: set[int] = field(default_factory=set)
 
@@ -229,7 +231,7 @@ class _Rows:
         self.layer = k
         own = self.anatomy.layers[k]
         runs_in = [
-            next((e.layers[k] for e in self.reverts[row.index] if e.first <= k <= e.last), own)
+            next((e.layers[k] for e in reversed(self.reverts[row.index]) if e.first <= k <= e.last), own)
             for row in self.order
         ]
         if all(module is own for module in runs_in):
@@ -243,32 +245,44 @@ class _Rows:
         return torch.cat(pieces)
 
     def _call(self, module: nn.Module, k: int, stream: Tensor) -> Tensor:
-        args, kwargs = pytree.tree_map(partial(self._fit, len(stream) // self.run.grid[0]), self.run.calls[k])
+        rows = len(stream) // self.run.grid[0]
+        args, kwargs = self.run.calls[k]
+        names = list(signature_of(module).parameters)
+        args = tuple(self._fit(rows, name, value) for name, value in zip(names, args, strict=False))
+        kwargs = {name: self._fit(rows, name, value) for name, value in kwargs.items()}
         args, kwargs = with_stream(module, args, kwargs, stream)
         output = module(*args, **kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
-    def _fit(self, rows: int, value: Any) -> Any:
+    def _fit(self, rows: int, name: str, argument: Any) -> Any:
         """An argument of a layer, for the tokens from `cut` on and for several rows."""
-        if not isinstance(value, Tensor):
-            return value
-        known = self.fitted.get((id(value), rows))
-        if known is None:
-            # The argument is kept with its version, so that its id stays its own.
-            axis = _item_axis(value, *self.run.grid)
-            fitted = _repeat(self._narrow(value, axis), rows, axis)
-            known = self.fitted[id(value), rows] = value, fitted
-        return known[1]
 
-    def _narrow(self, value: Tensor, items: int | None) -> Tensor:
-        """The tokens from `cut` on; `items` is the axis that counts the items of the batch."""
+        def fit(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if (id(value), rows, name) not in self.fitted:
+                axis = _item_axis(value, *self.run.grid)
+                fitted = _repeat(self._narrow(value, name, axis), rows, axis)
+                # The argument is kept with its version, so that its id stays its own.
+                self.fitted[id(value), rows, name] = value, fitted
+            return self.fitted[id(value), rows, name][1]
+
+        return pytree.tree_map(fit, argument)
+
+    def _narrow(self, value: Tensor, name: str, items: int | None) -> Tensor:
+        """The tokens from `cut` on; `items` is the axis that counts the items of the batch.
+
+        Names tell apart what sizes cannot: another sequence may be as long as the tokens, and a mask's last
+        axis counts keys, of which those before are all still there.
+        """
         tokens = self.run.grid[1]
-        if not self.cut:
+        if not self.cut or (_ELSEWHERE.search(name) and "mask" not in name):
             return value
-        over = [d for d, size in enumerate(value.shape) if size == tokens and d != items]
-        if over[-2:] == [value.ndim - 2, value.ndim - 1]:
-            return value[..., self.cut :, :]  # queries x keys: the keys before are all still there
-        if len(over) > 1:
+        if "mask" in name:
+            over = [value.ndim - 2] if value.ndim > 2 and value.shape[-2] == tokens else []
+        else:
+            over = [d for d, size in enumerate(value.shape) if size == tokens and d != items]
+        if len(over) > 1 and over != [value.ndim - 2, value.ndim - 1]:
             raise Unfit(f"a layer is given a tensor {list(value.shape)} with more than one axis of tokens")
         return value.narrow(over[0], self.cut, tokens - self.cut) if over else value
 

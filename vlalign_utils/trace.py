@@ -41,6 +41,8 @@ class Run:
     states: dict[int, States]
     answers: dict[str, list[Answer]]  # what each module returned before layer 0, by module name
     calls: dict[int, Call]  # what each executed layer was given
+    root: nn.Module  # the model that was recorded
+    versions: list[int]  # of the residual streams: how often each was changed in place
     keys: Keys | None = None  # what its attention made, where asked for
 
     @property
@@ -89,7 +91,18 @@ def record(
             keys.hook(anatomy.layers, hooks)
         final = walk(inputs, hooks)
     answers = recorder.kept_answers()
-    return Run(inputs, walk.resid, final, recorder.outputs, recorder.states, answers, recorder.calls, keys)
+    return Run(
+        inputs=inputs,
+        resid=walk.resid,
+        final=final,
+        outputs=recorder.outputs,
+        states=recorder.states,
+        answers=answers,
+        calls=recorder.calls,
+        root=anatomy.root,
+        versions=[stream._version for stream in walk.resid],
+        keys=keys,
+    )
 
 
 def replay(

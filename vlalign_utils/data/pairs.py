@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vlalign_utils.data.language import LANGUAGES, caption
+from vlalign_utils.data.language import LANGUAGES, Language, caption
 from vlalign_utils.data.render import render
 from vlalign_utils.data.world import COLOURS, COLUMNS, FORMS, MAX_THINGS, ROWS, SIZES, Scene, Split, scenes
 
@@ -34,15 +34,21 @@ class Pair:
 def pairs(
     n: int, seed: int = 0, split: Split = "test", min_things: int = 1, max_things: int = MAX_THINGS
 ) -> list[Pair]:
-    """`n` pairs with distinct captions; the same arguments always give the same pairs.
+    """`n` pairs whose captions differ in their letters; the same arguments always give the same pairs.
 
-    Raises ValueError when the world has fewer distinct captions than asked for.
+    Captions that are the same letters in another order count as one, in each language: words share pieces,
+    and the mean of a caption's pieces at layer 0 knows no order. Raises ValueError when the world has fewer
+    such captions than asked for.
     """
-    found: dict[str, Scene] = {}
+    found: list[Scene] = []
+    seen: set[tuple[Language, str]] = set()
     for scene in scenes(20 * n, seed, split, min_things, max_things):
-        found.setdefault(caption(scene, "en"), scene)
+        letters = {(language, "".join(sorted(caption(scene, language)))) for language in LANGUAGES}
+        if seen.isdisjoint(letters):
+            seen |= letters
+            found.append(scene)
         if len(found) == n:
-            return [_pair(scene) for scene in found.values()]
+            return [_pair(scene) for scene in found]
     raise ValueError(
         f"only {len(found)} distinct scenes of {min_things} to {max_things} things were found; asked for {n}"
     )
