@@ -27,8 +27,8 @@ help:
 	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
-	@echo "make check                                  lint, types, fast tests: two minutes"
-	@echo "make test                                   check, every notebook by nbval, every page in a browser"
+	@echo "make check                                  lint, types, fast tests: three minutes"
+	@echo "make test                                   check, every family, every notebook, every page in a browser"
 	@echo "make bench [SIZE=tiny|small|7b]             speed and memory against the usual ways, side by side"
 	@echo "make families                               try every model type of transformers, for the book"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
@@ -63,9 +63,10 @@ check: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 -m "not notebooks and not html"
+	$(PY) -m pytest -n 2 -m "not notebooks and not html and not conformance"
 
 test: check
+	$(PY) -m pytest -n 2 -m conformance
 	tests/html/setup.sh
 	$(PY) -m pytest -n 2 -m notebooks
 	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)

@@ -29,6 +29,7 @@ from vlalign_utils.padding import attended_tokens
 from vlalign_utils.paths import ROOT
 from vlalign_utils.positions import other_pixels
 
+pytestmark = pytest.mark.conformance
 each_family = pytest.mark.parametrize("name", sorted(FAMILIES))
 LAYERS = 4
 

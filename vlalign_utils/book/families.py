@@ -12,16 +12,16 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.results import ResultsError
 
 FILE = "book/families.json"
-SHOWN = {  # columns of the matrix; the replay is exact in every row
-    "image_positions": "image positions",
-    "whole_state": "whole state",
+SHOWN = {  # columns of the matrix, short so that it fits; the replay is exact in every row
+    "image_positions": "places",
+    "whole_state": "whole",
     "causal": "causal",
-    "padding": "padding apart",
+    "padding": "pads",
     "freeze": "freeze",
-    "knockout": "knockout",
-    "cross_off": "cross off",
-    "rows": "shared batch",
-    "suffix": "suffix alone",
+    "knockout": "cut",
+    "cross_off": "cross",
+    "rows": "batch",
+    "suffix": "suffix",
 }
 WORDS = {True: "yes", False: "–", None: "?"}
 GROUPS = {
@@ -79,7 +79,11 @@ def write(folder: Path, root: Path) -> None:
 the model is loaded (`vlm.capabilities()`). Here it was tried on {tried} model types of transformers
 {text(found.transformers)}, each built tiny and random from its configuration. In {exact} of them the replay
 is exact, from every layer.""",
-        table(("column", "what was tried"), "ll", [[text(SHOWN[k]), text(MEANINGS[k])] for k in SHOWN]),
+        table(
+            ("column", "in code", "what was tried"),
+            "lll",
+            [[text(SHOWN[k]), f"`{k}`", text(MEANINGS[k])] for k in SHOWN],
+        ),
         """“–” means that it does not hold: an analysis that needs it then raises an error instead of drawing
 a curve. “?” means that the trial could not tell.""",
     ]
