@@ -23,11 +23,9 @@ from vlalign_utils.data.language import (
     ORDER,
     Language,
     Question,
-    ask_count,
     ask_digit,
-    ask_exists,
     ask_fact,
-    ask_thing,
+    ask_scene,
     caption,
     describe,
 )
@@ -80,13 +78,7 @@ def _turn(question: Question) -> tuple[str, str]:
 def _ask_any(
     scene: Scene, topics: tuple[str, ...], mention: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[str, str]:
-    language = _language(rng)
-    topic = topics[rng.integers(len(topics))]
-    if topic == "exists":
-        return _turn(ask_exists(scene, language, rng))
-    if topic == "count":
-        return _turn(ask_count(scene, language, rng, mention))
-    return _turn(ask_thing(scene, topic, language, rng, mention))
+    return _turn(ask_scene(scene, _language(rng), rng, topics, mention))
 
 
 def _say(

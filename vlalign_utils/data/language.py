@@ -60,6 +60,14 @@ _ASK: dict[str, dict[Language, str]] = {
     "exists": {"en": "is there a {ref}?", "it": "esiste un {ref}?"},
     "count": {"en": "how many {ref}?", "it": "quante {ref}?"},
     "digit": {"en": "what digit is this?", "it": "che cifra vedi?"},
+    "left": {"en": "is {ref} left of {other}?", "it": "{ref} sta a sinistra di {other}?"},
+    "right": {"en": "is {ref} right of {other}?", "it": "{ref} sta a destra di {other}?"},
+    "above": {"en": "is {ref} above {other}?", "it": "{ref} sta sopra {other}?"},
+    "below": {"en": "is {ref} below {other}?", "it": "{ref} sta sotto {other}?"},
+    "highest": {"en": "which bar is highest?", "it": "quale barra supera tutte?"},
+    "lowest": {"en": "which bar is lowest?", "it": "quale barra resta sotto tutte?"},
+    "value": {"en": "how high is the {ref} bar?", "it": "quanto misura la barra {ref}?"},
+    "read": {"en": "what word is written?", "it": "che parola leggi?"},
 }
 _REFER: dict[str, dict[Language, str]] = {
     "form": {"en": "the {form}", "it": "il {form}"},
@@ -84,11 +92,15 @@ def attribute(thing: Thing, name: str) -> str:
     return f"{thing.row} {thing.column}" if name == "place" else getattr(thing, name)
 
 
-def ask(topic: str, language: Language, reference: str = "", **slots: str) -> str:
-    """The wording of a question; `reference` names a pattern and `slots` its words in English."""
+def refer(language: Language, reference: str, **slots: str) -> str:
+    """A thing named by pattern `reference`, whose `slots` are filled with English words."""
     words = {slot: word(value, language) for slot, value in slots.items()}
-    ref = _REFER[reference][language].format(**words) if reference else " ".join(words.values())
-    return _ASK[topic][language].format(ref=ref)
+    return _REFER[reference][language].format(**words) if reference else " ".join(words.values())
+
+
+def ask(topic: str, language: Language, reference: str = "", **slots: str) -> str:
+    """The wording of a question about what `reference` and `slots` name."""
+    return _ASK[topic][language].format(ref=refer(language, reference, **slots))
 
 
 def caption(
@@ -125,9 +137,10 @@ class Question:
     choices: tuple[str, ...]
 
 
-def _question(
+def question(
     topic: str, language: Language, answer: str, choices: tuple[str, ...], reference: str = "", **slots: str
 ) -> Question:
+    """A question with its answer and choices, all given in English."""
     return Question(
         topic,
         ask(topic, language, reference, **slots),
@@ -136,6 +149,7 @@ def _question(
     )
 
 
+_RELATIONS = {"row": (ROWS, ("above", "below")), "column": (COLUMNS, ("left", "right"))}
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 _CHOICES = {"colour": COLOURS, "form": FORMS, "size": SIZES, "place": PLACES, "owner": OWNERS}
 
@@ -155,7 +169,7 @@ def ask_thing(
     reference = by[rng.integers(len(by))]
     answer = getattr(thing, topic) if topic in ("kind", "owner") else attribute(thing, topic)
     choices = (PARITIES if thing.is_digit else KINDS) if topic == "kind" else _CHOICES[topic]
-    return _question(topic, language, answer, choices, reference, **{reference: attribute(thing, reference)})
+    return question(topic, language, answer, choices, reference, **{reference: attribute(thing, reference)})
 
 
 def ask_exists(scene: Scene, language: Language, rng: np.random.Generator) -> Question:
@@ -178,7 +192,7 @@ def ask_exists(scene: Scene, language: Language, rng: np.random.Generator) -> Qu
         else:
             form = FORMS[rng.integers(len(FORMS))]
     slots = {"colour": colour, "form": form} if language == "en" else {"form": form, "colour": colour}
-    return _question("exists", language, "yes" if present else "no", ("yes", "no"), **slots)
+    return question("exists", language, "yes" if present else "no", ("yes", "no"), **slots)
 
 
 def ask_count(
@@ -188,10 +202,56 @@ def ask_count(
     if "size" in mention and rng.integers(2):
         size = SIZES[rng.integers(len(SIZES))]
         count = sum(t.size == size for t in scene.things)
-        return _question(
-            "count", language, DIGITS[count], DIGITS[: MAX_THINGS + 1], "sized things", size=size
-        )
-    return _question("count", language, DIGITS[len(scene.things)], DIGITS[1 : MAX_THINGS + 1], "things")
+        return question("count", language, DIGITS[count], DIGITS[: MAX_THINGS + 1], "sized things", size=size)
+    return question("count", language, DIGITS[len(scene.things)], DIGITS[1 : MAX_THINGS + 1], "things")
+
+
+def ask_relation(
+    scene: Scene, language: Language, rng: np.random.Generator, mention: tuple[str, ...] = ATTRIBUTES
+) -> Question:
+    """Ask whether one thing is left of, right of, above or below another; half the answers are no.
+
+    Only for scenes of two things or more; the two asked about differ in what the relation is about.
+    """
+    first, second = (scene.things[i] for i in rng.permutation(len(scene.things))[:2])
+    sides = [s for s in _RELATIONS if getattr(first, s) != getattr(second, s)]
+    side = sides[rng.integers(len(sides))]
+    values, topics = _RELATIONS[side]
+    wanted = int(rng.integers(2))
+    by = [name for name in ("form", "colour") if name in mention]
+    ref, other = (
+        refer(language, name, **{name: attribute(thing, name)})
+        for thing, name in ((t, by[rng.integers(len(by))]) for t in (first, second))
+    )
+    true = getattr(first, side) == values[wanted]
+    return Question(
+        "relation",
+        _ASK[topics[wanted]][language].format(ref=ref, other=other),
+        word("yes" if true else "no", language),
+        (word("yes", language), word("no", language)),
+    )
+
+
+# What a picture can be asked without a fact; twice the hardest, whether form and colour belong together.
+SEEN = ("colour", "form", "size", "place", "exists", "exists", "count", "relation")
+
+
+def ask_scene(
+    scene: Scene,
+    language: Language,
+    rng: np.random.Generator,
+    topics: tuple[str, ...] = SEEN,
+    mention: tuple[str, ...] = ATTRIBUTES,
+) -> Question:
+    """Ask about one of the topics; a single thing has no relation, and is counted instead."""
+    topic = topics[rng.integers(len(topics))]
+    if topic == "exists":
+        return ask_exists(scene, language, rng)
+    if topic == "relation" and len(scene.things) > 1:
+        return ask_relation(scene, language, rng, mention)
+    if topic in ("count", "relation"):
+        return ask_count(scene, language, rng, mention)
+    return ask_thing(scene, topic, language, rng, mention)
 
 
 def ask_fact(language: Language, rng: np.random.Generator) -> Question:
@@ -199,14 +259,14 @@ def ask_fact(language: Language, rng: np.random.Generator) -> Question:
     if rng.integers(2):
         form = FORMS[rng.integers(len(FORMS))]
         choices = PARITIES if form in DIGITS else KINDS
-        return _question("kind", language, KIND_OF[form], choices, "any form", form=form)
+        return question("kind", language, KIND_OF[form], choices, "any form", form=form)
     colour = COLOURS[rng.integers(len(COLOURS))]
-    return _question("owner", language, OWNER_OF[colour], OWNERS, "any colour", colour=colour)
+    return question("owner", language, OWNER_OF[colour], OWNERS, "any colour", colour=colour)
 
 
 def ask_digit(value: int, language: Language) -> Question:
     """Ask which digit is shown alone."""
-    return _question("digit", language, DIGITS[value], DIGITS)
+    return question("digit", language, DIGITS[value], DIGITS)
 
 
 def describe(language: Language) -> str:
@@ -218,7 +278,7 @@ def vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All words of the world, sorted: content words, and grammar words (those for quadrants included)."""
     content = set(ITALIAN) | set(ITALIAN.values())
     texts = [t for table in (_ASK, _REFER) for entry in table.values() for t in entry.values()]
-    empty = dict.fromkeys(("ref", *ATTRIBUTES), "")
+    empty = dict.fromkeys(("ref", "other", *ATTRIBUTES), "")
     grammar = {w.strip("?") for text in texts for w in text.format(**empty).split()} - {""}
     grammar |= {w for en in (*ROWS, *COLUMNS) for w in (en, ITALIAN[en])}
     return tuple(sorted(content - grammar)), tuple(sorted(grammar))

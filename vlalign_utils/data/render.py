@@ -42,7 +42,7 @@ def digit_items(split: Split) -> dict[int, Float[np.ndarray, "items 8 8"]]:
 def render(scene: Scene) -> UInt8[np.ndarray, "48 48 3"]:
     """The scene's picture; the same scene always gives the same pixels."""
     rng = np.random.default_rng(scene.seed)
-    canvas = _background(rng)
+    canvas = background(rng)
     for thing in scene.things:
         radius = RADIUS[thing.size] * rng.uniform(0.9, 1.1)
         free = max(0.0, min(JITTER, CELL / 2 - radius))
@@ -53,38 +53,41 @@ def render(scene: Scene) -> UInt8[np.ndarray, "48 48 3"]:
             if thing.is_digit
             else _outline(thing, centre, radius, rng)
         )
-        _paint(canvas, mask, thing.colour, rng)
-    return _finish(canvas, rng)
+        paint(canvas, mask, thing.colour, rng)
+    return finish(canvas, rng)
 
 
 def render_digit(value: int, item: int, split: Split, seed: int) -> UInt8[np.ndarray, "48 48 3"]:
     """One handwritten digit alone, in near-white: item `item` (taken modulo the number there are)."""
     rng = np.random.default_rng(seed)
-    canvas = _background(rng)
+    canvas = background(rng)
     centre = SIDE / 2 + rng.uniform(-4, 4, 2)
     mask = _handwriting(value, split, centre, 18 * rng.uniform(0.85, 1.1), rng, item)
-    _paint(canvas, mask, "white", rng)
-    return _finish(canvas, rng)
+    paint(canvas, mask, "white", rng)
+    return finish(canvas, rng)
 
 
-def _background(rng: np.random.Generator) -> Float[np.ndarray, "48 48 3"]:
+def background(rng: np.random.Generator) -> Float[np.ndarray, "48 48 3"]:
+    """A dark ground, unevenly lit."""
     level = rng.uniform(15, 75, 3) * 0.4 + rng.uniform(15, 75) * 0.6
     ramp = np.linspace(-1, 1, SIDE)
     slope = rng.uniform(-15, 15, 2)
     return level + (slope[0] * ramp[:, None] + slope[1] * ramp[None, :])[..., None]
 
 
-def _paint(
+def paint(
     canvas: Float[np.ndarray, "48 48 3"],
     mask: Float[np.ndarray, "48 48"],
     colour: str,
     rng: np.random.Generator,
 ) -> None:
+    """Cover the canvas where the mask is 1 with a tint of the colour."""
     tint = np.clip(np.array(RGB[colour]) + rng.normal(0, 9, 3), 0, 255)
     canvas += mask[..., None] * (tint - canvas)
 
 
-def _finish(canvas: Float[np.ndarray, "48 48 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "48 48 3"]:
+def finish(canvas: Float[np.ndarray, "48 48 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "48 48 3"]:
+    """Add the noise of the pixels."""
     return np.clip(canvas + rng.normal(0, 6, canvas.shape), 0, 255).astype(np.uint8)
 
 

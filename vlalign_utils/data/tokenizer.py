@@ -7,6 +7,7 @@ piece tells which word follows.
 
 import string
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -53,15 +54,25 @@ def split_words(words: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     return {word: (word[:i], word[i:]) for word, i in cuts.items()}
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer from the world's vocabulary; deterministic."""
+def build_tokenizer(
+    tokens: Mapping[str, str] | None = None, image_text: str = SPECIAL["image"]
+) -> PreTrainedTokenizerFast:
+    """Build the tokenizer from the world's vocabulary; deterministic.
+
+    `tokens` are a family's special tokens by the attribute that its processor asks the tokenizer for; one
+    of them is `image_token`. `image_text` is what the chat template writes for an image.
+    """
+    extra = {"image_token": SPECIAL["image"]} if tokens is None else dict(tokens)
     content, grammar = vocabulary()
     pieces = [part for begin, end in split_words(content).values() for part in (SPACE + begin, end)]
     pieces += [SPACE + word for word in grammar] + ["?", ",", "."]
     letters = [SPACE, *string.ascii_lowercase, *string.digits, "'", "-", ":"]
     known = dict.fromkeys(pieces, -1.0)
     scores = known | {letter: RARE for letter in letters if letter not in known}
-    special = list(SPECIAL.values())
+    before, after = ("pad", "bos", "eos"), ("ask", "answer")
+    special = list(
+        dict.fromkeys([*(SPECIAL[n] for n in before), *extra.values(), *(SPECIAL[n] for n in after)])
+    )
     backend = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scores.items()], unk_id=0))
     backend.normalizer = normalizers.Lowercase()
     # `prepend_scheme="always"`: a word reads the same at the start of a turn and inside a sentence.
@@ -74,9 +85,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=SPECIAL["pad"],
         bos_token=SPECIAL["bos"],
         eos_token=SPECIAL["eos"],
-        additional_special_tokens=[SPECIAL["image"], SPECIAL["ask"], SPECIAL["answer"]],
-        extra_special_tokens={"image_token": SPECIAL["image"]},
+        additional_special_tokens=special[len(before) :],
+        extra_special_tokens=extra,
         padding_side="left",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.replace(SPECIAL["image"], image_text),
         clean_up_tokenization_spaces=False,
     )
