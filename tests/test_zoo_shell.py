@@ -200,3 +200,11 @@ def test_a_pattern_without_a_match_is_refused() -> None:
         build_model(recipe.model_copy(update={"connector": ["visual"]}), tokenizer, seed=0)
     with pytest.raises(ValueError, match="start: no parameter of LlavaForConditionalGeneration matches"):
         build_model(recipe.model_copy(update={"start": {"gate": 1.0}}), tokenizer, seed=0)
+
+
+def test_features_that_are_no_square_grid_are_refused():
+    recipe = recipe_of("llava")
+    model = build_model(recipe, build_tokenizer_for(recipe), seed=0)
+    model.get_image_features = lambda pixel_values: torch.zeros(2, 39, 8)
+    with pytest.raises(ValueError, match="39 features of a picture"):
+        image_features(model, recipe, {"pixel_values": torch.zeros(2, 3, 48, 48)})

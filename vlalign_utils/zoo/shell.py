@@ -1,6 +1,7 @@
 """An untrained vision-language model of any family, and its processor, from a recipe's data alone."""
 
 import inspect
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,7 @@ def image_features(
     """What the connector makes of each picture: a square grid of tokens, row by row, no class token.
 
     `pixel_inputs` is what the processor returns; inputs that the tower does not take are left out.
+    Raises ValueError when the features are no square grid.
     """
     # Cross-attention models have no such method: there the connector takes the tower's output as it is.
     ask: Any = getattr(model, "get_image_features", None)
@@ -146,8 +148,12 @@ def image_features(
         features = getattr(output, "pooler_output", output)
         features = features if isinstance(features, Tensor) else torch.stack(list(features))
     features = features.flatten(end_dim=-3)  # [pictures, tokens, dim]
-    side = int(features.shape[1] ** 0.5)
-    return features[:, features.shape[1] - side * side :]
+    spare = features.shape[1] - math.isqrt(features.shape[1]) ** 2
+    if spare > 1:
+        raise ValueError(
+            f"{features.shape[1]} features of a picture: neither a square grid, nor one and a class"
+        )
+    return features[:, spare:]
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin | ComposedProcessor, folder: Path) -> None:
