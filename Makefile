@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
 CORES ?= 2
+DEVICE ?= cpu
 ARCHS ?=
 CHAIN ?= llava
 SIZE ?= small
@@ -26,7 +27,7 @@ help:
 	@echo "make book  [ARCHS=llava|all] [CORES=2]      execute what is stale, build the pages in _build/html"
 	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
 	@echo "make serve                                  open the built book on this machine"
-	@echo "make zoo   CHAIN=llava                      train an embedded model, from its last checkpoint"
+	@echo "make zoo   CHAIN=llava [DEVICE=cuda]        train an embedded model, from its last checkpoint"
 	@echo "make check                                  lint, types, fast tests: three minutes"
 	@echo "make test                                   check, every family, every notebook, every page in a browser"
 	@echo "make bench [SIZE=tiny|small|7b]             speed and memory against the usual ways, side by side"
@@ -54,7 +55,7 @@ run: $(READY)
 	@$(PY) -m vlalign_utils.execute run --arch "$(ARCH)" --nb "$(NB)" $(if $(PARAMS),--params "$(PARAMS)")
 
 zoo: $(READY)
-	@$(PY) -m vlalign_utils.zoo "$(CHAIN)"
+	@$(PY) -m vlalign_utils.zoo "$(CHAIN)" --device "$(DEVICE)"
 
 serve: $(READY)
 	@$(PY) -m vlalign_utils.book serve

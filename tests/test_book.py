@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from vlalign_utils import registry
-from vlalign_utils.book import card, front, serve, toc
+from vlalign_utils import registry, tasks
+from vlalign_utils.book import card, front, serve, suites, toc
 from vlalign_utils.book.build import BookError, build, check_complete, check_toc
 from vlalign_utils.book.markdown import interval, number, table, text
 from vlalign_utils.book.mathml import to_mathml
@@ -32,12 +32,13 @@ architectures:
   tiny: {title: "Tiny <b>* one", description: "A model, $5.", model: zoo/tiny, stages: [base, tuned]}
   hub: {title: Hub, description: From a hub., model: someone/else, revision: abc, stages: [tuned]}
 """
-SCORE = {"value": 0.9, "low": 0.88, "high": 0.92, "n": 800, "chance": 0.125, "bar": 0.85}
+SCORE = {"value": 0.9, "low": 0.88, "high": 0.92, "n": 800, "chance": 0.125, "informative": True}
 STAGE = {"steps": 10, "examples": 1200, "batch_size": 120, "seconds": 90, "parameters_trained": 1234567}
 RECORD = {
     "chain": "tiny",
     "seed": 0,
     "versions": {"torch": "2.13.0"},
+    "device": "1 x CPU, 1 threads",
     "data": {"pictures_of_scenes": 24000},
     "stages": {"base": {**STAGE, "curve": [[5, 1.0], [10, 0.5]]}},
     "evaluation": {"base": {"digits": SCORE, "text": {**SCORE, "value": 0.8, "low": 0.78}}},
@@ -193,12 +194,33 @@ class TestFormulas:
             to_mathml(r"\nosuch{x}", block=False)
 
 
+class TestSuites:
+    def test_every_suite_has_items_with_pictures_and_every_chain_its_scores(
+        self, source: Path, tmp_path: Path
+    ) -> None:
+        suites.write(tmp_path, source)
+        page = (tmp_path / "suites.md").read_text()
+        for name in tasks.SUITES:
+            assert f"(suite-{name})=" in page
+            assert (tmp_path / f"suite-{name}.png").is_file() == (name != "text")
+        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 |" in page
+        assert "| tiny | 1.5 | 1 x CPU, 1 threads |" in page
+
+    def test_a_suite_at_chance_is_marked(self, source: Path, tmp_path: Path) -> None:
+        record = json.loads(json.dumps(RECORD))
+        record["evaluation"]["base"]["digits"]["informative"] = False
+        (tmp_path / "zoo" / "tiny").mkdir(parents=True)
+        (tmp_path / "zoo" / "tiny" / "record.json").write_text(json.dumps(record))
+        suites.write(tmp_path, tmp_path)
+        assert "0.92\\] (at chance) |" in (tmp_path / "suites.md").read_text()
+
+
 class TestCard:
     def test_numbers_come_from_the_record(self, source: Path, tmp_path: Path) -> None:
         card.write(registry.load(source).architecture("tiny"), tmp_path, source)
         page = (tmp_path / "tiny.md").read_text()
-        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.85 | yes |" in page
-        assert "| 0.85 | **no** |" in page
+        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.60 | yes |" in page
+        assert "| 0.90 | **no** |" in page
         assert "1\u202f234\u202f567" in page
         assert "# Tiny &lt;b&gt;\\* one: model card" in page
         assert (tmp_path / "tiny-training.svg").is_file()

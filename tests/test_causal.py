@@ -35,7 +35,7 @@ def vlm() -> VLM:
 def _all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model answers nothing; the sweep is tested as if it had answered everything."""
     monkeypatch.setattr(
-        causal, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items), bool), np.ones(len(items)))
+        causal, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
     )
 
 

@@ -1,28 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from vlalign_utils import VLM, tasks
-from vlalign_utils.data.tokenizer import build_tokenizer
+from vlalign_utils.caption_scores import agreement
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.recipe import read_recipe
-from vlalign_utils.zoo.stages import build_processor
-
-
-@pytest.mark.parametrize("name", tasks.SUITES)
-def test_suites_are_seeded_and_answers_are_among_the_choices(name):
-    items, again, other = (tasks.load(name, 40, seed) for seed in (1, 1, 2))
-    assert [(i.prompt, i.answer) for i in items] == [(i.prompt, i.answer) for i in again]
-    assert [(i.prompt, i.answer) for i in items] != [(i.prompt, i.answer) for i in other]
-    for item in items:
-        assert item.answer in item.choices
-        assert len(set(item.choices)) == len(item.choices)
-        assert item.chance == 1 / len(item.choices)
-        assert (item.image is None) == (name == "text")
-
-
-def test_the_text_suite_asks_about_its_caption():
-    assert all(item.prompt.startswith(item.caption) for item in tasks.load("text", 20))
+from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for
 
 
 def test_unknown_suites_and_empty_ones_are_refused():
@@ -34,19 +20,10 @@ def test_unknown_suites_and_empty_ones_are_refused():
 
 @pytest.fixture(scope="module")
 def vlm():
-    """A random model of the zoo's shape with the zoo's processor."""
+    """A random model of the zoo's."""
     recipe = read_recipe(ROOT / "zoo" / "recipes" / "llava.yml")
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    config = LlavaConfig(
-        vision_config=recipe.vision_config,
-        text_config=recipe.text_config | {"num_hidden_layers": 2},
-        image_token_index=tokenizer.image_token_id,
-        vision_feature_layer=-1,
-    )
-    return VLM(LlavaForConditionalGeneration(config).eval(), build_processor(recipe, tokenizer))
+    tokenizer = build_tokenizer_for(recipe)
+    return VLM(build_model(recipe, tokenizer, 0).eval(), build_processor(recipe, tokenizer))
 
 
 def naive(vlm, item):
@@ -91,3 +68,39 @@ def test_batches_cover_every_item_once_and_mark_its_answer(vlm):
         for row, marked in zip(batch.rows, batch.answers, strict=True):
             assert vlm.tokenizer.decode(marked[marked >= 0]) == items[row].answer + vlm.tokenizer.eos_token
     assert sorted(seen) == list(range(9))
+
+
+def test_the_likeliest_choice_is_that_of_the_whole_texts_likelihood(vlm):
+    items = tasks.load("compositional", 5)
+    scores = tasks.evaluate(vlm, items, batch_size=3)
+    for item, correct, prob in zip(items, scores.correct, scores.prob, strict=True):
+        likely = np.array([naive(vlm, dataclasses.replace(item, answer=c))[1] for c in item.choices])
+        assert correct == (likely.argmax() == item.choices.index(item.answer))
+        assert prob == pytest.approx(likely[item.choices.index(item.answer)] / likely.sum(), rel=1e-2)
+
+
+def test_descriptions_are_the_model_s_own_and_scored_by_attribute(vlm):
+    items = tasks.load("captions", 5)
+    said = tasks.descriptions(vlm, items, batch_size=2)
+    for item, text in zip(items, said, strict=True):
+        inputs = vlm.prepare([item.prompt], [item.image])
+        longest = 2 * max(len(vlm.tokenizer(i.answer)["input_ids"]) for i in items)
+        out = vlm.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
+        alone = vlm.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert alone.strip() == text
+    expected = [agreement(text, item.answer).mean for text, item in zip(said, items, strict=True)]
+    assert tasks.evaluate(vlm, items, batch_size=2).correct.tolist() == expected
+
+
+def test_metrics_may_be_mixed_and_scores_keep_the_order(vlm):
+    items = tasks.load("captions", 2) + tasks.load("attributes", 3) + tasks.load("compositional", 2)
+    mixed = tasks.evaluate(vlm, items).correct
+    parts = [tasks.evaluate(vlm, part).correct for part in (items[:2], items[2:5], items[5:])]
+    assert mixed.tolist() == np.concatenate(parts).tolist()
+
+
+def test_a_suite_at_chance_is_uninformative():
+    items = tasks.load("existence", 200)
+    for right, expected in ((5, False), (7, True)):  # of ten
+        correct = (np.arange(200) % 10 < right).astype(float)
+        assert tasks.informative(tasks.Scores(correct, correct), items) is expected

@@ -10,7 +10,14 @@ RECIPES = ROOT / "zoo" / "recipes"
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yml")), ids=lambda p: p.stem)
 def test_recipes_in_the_repository_are_valid(path):
     recipe = read_recipe(path)
-    assert recipe.text_config["num_hidden_layers"] >= 8
+    assert recipe.model["text_config"]["num_hidden_layers"] >= 8
+
+
+def test_a_recipe_takes_from_another_what_it_does_not_say():
+    llava, again, other = (read_recipe(RECIPES / f"{name}.yml") for name in ("llava", "llava-1", "idefics3"))
+    assert again == llava.model_copy(update={"seed": 1})
+    assert other.stages == llava.stages
+    assert other.model["model_type"] == "idefics3"
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are():

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
@@ -15,13 +15,14 @@ from vlalign_utils import VLM, load_vlm
 from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.data.tokenizer import build_tokenizer
 from vlalign_utils.paths import ROOT
+from vlalign_utils.zoo.recipe import Recipe, read_recipe
 from vlalign_utils.zoo.shell import (
-    Shell,
     build_model,
     build_processor,
     build_tokenizer_for,
     connector,
     image_features,
+    restart,
     save,
     vision_tower,
 )
@@ -30,9 +31,8 @@ FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 SIDE, GRID = 48, 6  # pixels, tokens
 
 
-def recipe_of(family: str) -> Shell:
-    path = ROOT / "zoo" / "shells" / f"{family}.yml"
-    return Shell.model_validate(yaml.safe_load(path.read_text()))
+def recipe_of(family: str) -> Recipe:
+    return read_recipe(ROOT / "zoo" / "recipes" / f"{family}.yml")
 
 
 def noise(seed: int) -> Image.Image:
@@ -87,10 +87,12 @@ def test_transformers_loads_it_whole(saved: Saved) -> None:
     )
     model, report = loaded
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert model.dtype == torch.float16
-    assert saved.model.dtype == torch.float32
+    assert model.dtype == torch.float32
     built = saved.model.state_dict()
-    assert all(torch.equal(weight, built[name].half()) for name, weight in model.state_dict().items())
+    assert all(torch.equal(weight, built[name].half().float()) for name, weight in model.state_dict().items())
+    assert {weight.dtype for weight in load_file(saved.folder / "model.safetensors").values()} == {
+        torch.float16
+    }
 
 
 def test_the_tokenizer_decides_ids(saved: Saved) -> None:
@@ -208,3 +210,15 @@ def test_features_that_are_no_square_grid_are_refused():
     model.get_image_features = lambda pixel_values: torch.zeros(2, 39, 8)
     with pytest.raises(ValueError, match="39 features of a picture"):
         image_features(model, recipe, {"pixel_values": torch.zeros(2, 3, 48, 48)})
+
+
+def test_a_connector_drawn_anew_is_the_seed_s_and_nothing_else_changes():
+    recipe = recipe_of("qwen3vl")
+    model = build_model(recipe, build_tokenizer_for(recipe), seed=0)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    restart(model, recipe, seed=1)
+    moved = {name for name, w in model.state_dict().items() if not torch.equal(w, before[name])}
+    assert moved
+    assert all("merger" in name for name in moved)
+    restart(model, recipe, seed=0)
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())

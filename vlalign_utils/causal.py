@@ -41,15 +41,16 @@ class Positions(NamedTuple):
 
 
 def positions(vlm: VLM, run: Run, batch: Batch, seed: int = 0) -> Positions:
-    """Find the groups. Raises ValueError when an item has no image tokens or no question."""
+    """Find the groups; those of image tokens are empty where images take no positions (cross-attention).
+
+    Raises ValueError when an item has no image or no question.
+    """
     image = vlm.image_mask(run.inputs, run)
-    if image is None:
-        raise ValueError("images take no positions in this model: cut its cross-attention with CrossOff")
     tokens = groups.read_tokens(run.inputs, image, batch.answers >= 0, batch.rows)
     end = groups.GROUPS["last"](tokens)
     question = groups.GROUPS["question"](tokens) & ~end
     for name, mask in (("image tokens", tokens.image), ("question after its image", question)):
-        if not mask.any(dim=-1).all():
+        if not (mask.any(dim=-1).all() or (image is None and mask is tokens.image)):
             raise ValueError(f"an item of the batch has no {name}: causal sweeps ask questions about images")
     size = tokens.image.sum(-1).minimum(question.sum(-1))
     some_image, some_text = (
@@ -76,6 +77,19 @@ ROUTES: dict[str, Intervention] = {
 def reverts(before: VLM) -> dict[str, Intervention]:
     """The window runs with the weights of another stage of the same model, such as the one before tuning."""
     return {"weights put back": lambda at, first, last: Revert(first, last, before.layers)}
+
+
+CROSS: dict[str, Intervention] = {"cross-attention cut": lambda at, first, last: CrossOff(first, last)}
+
+
+def interventions(vlm: VLM) -> dict[str, Intervention]:
+    """Ways to keep a window from using the picture, as far as this model has them.
+
+    Where images take no positions, cross-attention is cut; only the route within the text is left to block.
+    """
+    if vlm.capabilities().image_positions.works:
+        return FREEZES | ROUTES
+    return CROSS | {"question to last": ROUTES["question to last"]}
 
 
 NEEDS: dict[type, str] = {Knockout: "knockout", FreezeTokens: "freeze", CrossOff: "cross_off"}
@@ -124,8 +138,8 @@ def sweep(
 ) -> Sweep:
     """Apply each intervention to each window of `width` layers, on the items answered correctly.
 
-    Raises ValueError when the model does not allow an intervention, as its trial found, and when no item is
-    answered correctly.
+    Raises ValueError when the model does not allow an intervention, as its trial found, when no item is
+    answered correctly, and when one is scored otherwise than by its answer.
     """
     spans = windows(vlm.n_layers, width)
 
@@ -183,6 +197,12 @@ def _sweep(
     batch_size: int,
     label: str,
 ) -> Sweep:
+    other = next((item for item in items if item.metric != "answer"), None)
+    if other is not None:
+        raise ValueError(
+            f"an item is scored by {other.metric}: sweeps follow the probability of one answer, "
+            "so give items of suites whose metric is answer"
+        )
     solved = evaluate(vlm, items, batch_size).correct
     kept = [item for item, right in zip(items, solved, strict=True) if right]
     if not kept:

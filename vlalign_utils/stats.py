@@ -129,7 +129,8 @@ def bootstrap_ratio(
 
 
 def above_chance(
-    correct: Bool[np.ndarray, "items *points"], chance: float | Float[np.ndarray, "items"]
+    correct: Bool[np.ndarray, "items *points"] | Float[np.ndarray, "items *points"],
+    chance: float | Float[np.ndarray, "items"],
 ) -> Float[np.ndarray, "items *points"]:
     """Normalised score per item: its mean is 0 at chance and 1 when every item is right."""
     level = np.broadcast_to(np.asarray(chance, dtype=np.float64), len(correct))
@@ -163,6 +164,13 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     low = 0.0 if successes == 0 else float(centre - half)
     high = 1.0 if successes == n else float(centre + half)
     return Interval(p, low, high, n)
+
+
+def mean_score(scores: Float[np.ndarray, "items"], seed: int = 0) -> Interval:
+    """The mean of scores between 0 and 1: Wilson's interval where all are 0 or 1, else the bootstrap's."""
+    if np.isin(scores, (0, 1)).all():
+        return wilson(int(scores.sum()), len(scores))
+    return bootstrap_mean(scores, seed)
 
 
 def permutation_null(

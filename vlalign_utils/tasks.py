@@ -1,127 +1,51 @@
-"""Benchmarks: suites of items with a picture, a question and its one right answer, and how models score.
+"""Items of the suites as batches for a model, and how models score on them.
 
-Every suite is seeded and held out: its scenes show form-colour combinations, and its digits handwriting,
-that no training picture shows.
+Every suite is seeded and held out: its scenes show form-colour combinations, its charts colours at heights,
+its signs words in inks, and its digits handwriting, that no training picture shows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
+from scipy.special import softmax
 from torch import Tensor
 
-from vlalign_utils.data.documents import LOOKUPS
-from vlalign_utils.data.language import (
-    LANGUAGES,
-    Question,
-    ask_count,
-    ask_digit,
-    ask_exists,
-    ask_thing,
-    caption,
-)
-from vlalign_utils.data.render import render, render_digit
-from vlalign_utils.data.world import DIGITS, Scene, Split, scenes
+from vlalign_utils.caption_scores import agreement
+from vlalign_utils.data.world import Split
 from vlalign_utils.models import VLM
+from vlalign_utils.stats import above_chance, bootstrap_mean
+from vlalign_utils.suites import SUITES, Item, Suite
 
-
-@dataclass(frozen=True)
-class Item:
-    """A question with its picture, or with a caption inside the prompt when `image` is None."""
-
-    image: Image.Image | None
-    prompt: str
-    answer: str
-    choices: tuple[str, ...]
-    group: str
-    caption: str
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing among the choices."""
-        return 1 / len(self.choices)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A named set of items. `vision_centric` says that a picture is needed and no fact is."""
-
-    name: str
-    asks: str
-    make: Callable[[int, np.random.Generator, Split], list[Item]]
-    vision_centric: bool
+__all__ = [
+    "SUITES",
+    "Batch",
+    "Item",
+    "Scores",
+    "Suite",
+    "answer_scores",
+    "batches",
+    "descriptions",
+    "evaluate",
+    "informative",
+    "load",
+]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per item: whether the answer is the model's greedy one, and the probability it gives it."""
+    """Per item: how right the model is, and the probability that it gives the right answer.
 
-    correct: Bool[np.ndarray, "items"]
+    `correct` is 1 or 0; for descriptions it is the share of attributes that are right, and so is `prob`.
+    """
+
+    correct: Float[np.ndarray, "items"]
     prob: Float[np.ndarray, "items"]
-
-
-Asker = Callable[[Scene, np.random.Generator], Question]
-
-
-def _on_scenes(
-    ask: Asker, on_captions: bool = False
-) -> Callable[[int, np.random.Generator, Split], list[Item]]:
-    def make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
-        items = []
-        for scene in scenes(n, int(rng.integers(2**31)), split):
-            question, text = ask(scene, rng), caption(scene, "en")
-            image = None if on_captions else Image.fromarray(render(scene))
-            prompt = f"{text} {question.text}" if on_captions else question.text
-            items.append(Item(image, prompt, question.answer, question.choices, question.topic, text))
-        return items
-
-    return make
-
-
-def _digits(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
-    items = []
-    for i in range(n):
-        question = ask_digit(i % 10, LANGUAGES[rng.integers(2)])
-        image = Image.fromarray(render_digit(i % 10, i // 10, split, int(rng.integers(2**31))))
-        items.append(Item(image, question.text, question.answer, question.choices, "digit", DIGITS[i % 10]))
-    return items
-
-
-def _one_of(topics: tuple[str, ...]) -> Asker:
-    def ask(scene: Scene, rng: np.random.Generator) -> Question:
-        topic, language = topics[rng.integers(len(topics))], LANGUAGES[rng.integers(2)]
-        if topic == "exists":
-            return ask_exists(scene, language, rng)
-        return ask_count(scene, language, rng) if topic == "count" else ask_thing(scene, topic, language, rng)
-
-    return ask
-
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite("attributes", "colour, form, size or place of one thing", _on_scenes(_one_of(LOOKUPS)), True),
-        Suite("existence", "whether a form of a colour is there", _on_scenes(_one_of(("exists",))), True),
-        Suite("counting", "how many things, or of one size", _on_scenes(_one_of(("count",))), True),
-        Suite("digits", "which handwritten digit is shown alone", _digits, True),
-        Suite(
-            "knowledge",
-            "a fact only text taught, asked about a picture",
-            _on_scenes(_one_of(("kind", "owner"))),
-            False,
-        ),
-        Suite(
-            "text",
-            "all of these, and facts, asked about a caption",
-            _on_scenes(_one_of((*LOOKUPS, "exists", "count", "kind", "owner")), on_captions=True),
-            False,
-        ),
-    )
-}
 
 
 def load(name: str, n: int, seed: int = 0, split: Split = "test") -> list[Item]:
@@ -133,7 +57,7 @@ def load(name: str, n: int, seed: int = 0, split: Split = "test") -> list[Item]:
         raise ValueError(f"there is no suite {name!r}; there are {', '.join(SUITES)}")
     if n < 1:
         raise ValueError(f"n is {n}; a suite needs at least one item")
-    rng = np.random.default_rng([seed, list(SUITES).index(name)])
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # whatever other suites there are
     return SUITES[name].make(n, rng, split)
 
 
@@ -152,17 +76,26 @@ class Batch:
 def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
     """Items in batches of like length, with or without pictures, left padded and on the model's device."""
 
-    def key(row: int) -> tuple[bool, int]:
-        return items[row].image is None, len(items[row].prompt)
+    for rows in _like(items, batch_size):
+        chosen = [items[row] for row in rows]
+        inputs = vlm.prepare([i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen])
+        yield Batch(rows, inputs, _answers(vlm, inputs["input_ids"], chosen))
 
-    for blind, group in groupby(sorted(range(len(items)), key=key), lambda row: key(row)[0]):
+
+def _pictures(items: Sequence[Item]) -> list[Image.Image] | None:
+    return [item.image for item in items if item.image is not None] or None
+
+
+def _like(items: Sequence[Item], batch_size: int) -> Iterator[list[int]]:
+    """Rows of items with pictures, then without, in batches of like length."""
+
+    def key(row: int) -> tuple[bool, int]:
+        return items[row].image is None, len(items[row].prompt) + len(items[row].answer)
+
+    for _, group in groupby(sorted(range(len(items)), key=key), lambda row: key(row)[0]):
         ordered = list(group)
         for start in range(0, len(ordered), batch_size):
-            rows = ordered[start : start + batch_size]
-            chosen = [items[row] for row in rows]
-            images = None if blind else [item.image for item in chosen if item.image is not None]
-            inputs = vlm.prepare([i.prompt for i in chosen], images, [i.answer for i in chosen])
-            yield Batch(rows, inputs, _answers(vlm, inputs["input_ids"], chosen))
+            yield ordered[start : start + batch_size]
 
 
 def _answers(vlm: VLM, ids: Int[Tensor, "batch tokens"], items: list[Item]) -> Int[Tensor, "batch tokens"]:
@@ -182,19 +115,88 @@ def answer_scores(
     That is what greedy decoding, started after the prompt, would answer; `prob` is the product of the
     probabilities of the answer's tokens.
     """
+    correct, log_prob = _read(logits, answers)
+    return Scores(correct, np.exp(log_prob))
+
+
+def _read(
+    logits: Float[Tensor, "batch tokens vocabulary"], answers: Int[Tensor, "batch tokens"]
+) -> tuple[Float[np.ndarray, "batch"], Float[np.ndarray, "batch"]]:
+    """Whether each answer is the greedy one, and its log probability."""
     target, ahead = answers[:, 1:], logits[:, :-1].float()
     inside = target >= 0
     token = target.clamp(min=0)
     log_prob = ahead.log_softmax(-1).gather(-1, token[..., None])[..., 0].masked_fill(~inside, 0).sum(1)
     correct = ((ahead.argmax(-1) == token) | ~inside).all(1)
-    return Scores(correct.cpu().numpy(), log_prob.exp().double().cpu().numpy())
+    return correct.double().cpu().numpy(), log_prob.double().cpu().numpy()
+
+
+def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
+    """Score the model on items, each by its own metric, in their order."""
+    correct, prob = np.zeros(len(items)), np.zeros(len(items))
+    by_metric = {"answer": _answered, "choice": _chosen, "caption": _described}
+    for metric, score in by_metric.items():
+        rows = [row for row, item in enumerate(items) if item.metric == metric]
+        if rows:
+            scores = score(vlm, [items[row] for row in rows], batch_size)
+            correct[rows], prob[rows] = scores.correct, scores.prob
+    return Scores(correct, prob)
+
+
+def informative(scores: Scores, items: Sequence[Item], seed: int = 0) -> bool:
+    """Whether a model is above chance on these items: otherwise it has nothing to lose on them.
+
+    The rule: the 95 % bootstrap interval of the normalised score lies above 0.
+    """
+    chance = np.array([item.chance for item in items])
+    return bootstrap_mean(above_chance(scores.correct, chance), seed).low > 0
+
+
+def _answered(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    correct, log_prob = _likely(vlm, items, batch_size)
+    return Scores(correct, np.exp(log_prob))
 
 
 @torch.no_grad()
-def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
-    """Score the model on items, in their order."""
-    correct, prob = np.zeros(len(items), dtype=bool), np.zeros(len(items))
+def _likely(
+    vlm: VLM, items: Sequence[Item], batch_size: int
+) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
+    correct, log_prob = np.zeros(len(items)), np.zeros(len(items))
     for batch in batches(vlm, items, batch_size):
-        scores = answer_scores(vlm.model(**batch.inputs, use_cache=False).logits, batch.answers)
-        correct[batch.rows], prob[batch.rows] = scores.correct, scores.prob
+        logits = vlm.model(**batch.inputs, use_cache=False).logits
+        correct[batch.rows], log_prob[batch.rows] = _read(logits, batch.answers)
+    return correct, log_prob
+
+
+def _chosen(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    """Every choice is read as if it were the answer; the likeliest is chosen."""
+    options = [replace(item, answer=choice) for item in items for choice in item.choices]
+    likely = iter(_likely(vlm, options, batch_size)[1])
+    correct, prob = np.zeros(len(items)), np.zeros(len(items))
+    for row, item in enumerate(items):
+        own = np.array([next(likely) for _ in item.choices])
+        right = item.choices.index(item.answer)
+        correct[row] = own[right] > np.delete(own, right).max()
+        prob[row] = softmax(own)[right]
     return Scores(correct, prob)
+
+
+def _described(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    said = descriptions(vlm, items, batch_size)
+    right = np.array([agreement(text, item.answer).mean for text, item in zip(said, items, strict=True)])
+    return Scores(right, right)
+
+
+@torch.no_grad()
+def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[str]:
+    """What the model itself (greedily) says to each item, in their order."""
+    said = [""] * len(items)
+    longest = max(len(vlm.tokenizer(item.answer)["input_ids"]) for item in items)
+    for rows in _like(items, batch_size):
+        chosen = [items[row] for row in rows]
+        inputs = vlm.prepare([item.prompt for item in chosen], _pictures(chosen))
+        out = vlm.model.generate(**inputs, max_new_tokens=2 * longest, do_sample=False)
+        texts = vlm.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            said[row] = text.strip()
+    return said

@@ -16,10 +16,11 @@ from vlalign_utils.book.markdown import interval, number, table, text
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.registry import Architecture
 from vlalign_utils.results import ResultsError
+from vlalign_utils.zoo.bars import MEAN, VISION_CENTRIC, bar, mean_of_seeing
 
 YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
-    "vision": "vision tower, on pictures with captions",
+    "vision": "vision tower, by naming what parts of pictures show",
     "base": "language model, on text alone",
     "aligned": "connector, on captions of pictures",
     "tuned": "connector and language model, on questions about pictures",
@@ -31,14 +32,14 @@ class _Lenient(BaseModel):
 
 
 class Score(_Lenient):
-    """Accuracy of one stage on one suite, and the bar to reach; without one, it has to beat chance."""
+    """Accuracy of one stage on one suite."""
 
     value: float
     low: float
     high: float
     n: int
     chance: float
-    bar: float | None = None
+    informative: bool
 
 
 class Stage(_Lenient):
@@ -58,6 +59,7 @@ class Record(_Lenient):
     chain: str
     seed: int
     versions: dict[str, str]
+    device: str
     stages: dict[str, Stage]
     evaluation: dict[str, dict[str, Score]]
     data: dict[str, Any]
@@ -93,16 +95,21 @@ def _scores(record: Record) -> list[str]:
     rows = []
     for name, last in suites.items():
         scores = [interval(record.evaluation[stage][name]) for stage in stages]
-        bar = last.chance if last.bar is None else last.bar
-        reached = last.low > bar if last.bar is None else last.value >= bar
-        rows.append(
-            [text(name), *scores, number(last.n), f"{last.chance:.2f}", f"{bar:.2f}", YES_NO[reached]]
-        )
+        wanted = bar(name)
+        reached = last.informative if wanted is None else last.value >= wanted
+        shown = "chance" if wanted is None else f"{wanted:.2f}"
+        rows.append([text(name), *scores, number(last.n), f"{last.chance:.2f}", shown, YES_NO[reached]])
+    if set(VISION_CENTRIC) <= set(suites):
+        means = [
+            mean_of_seeing({name: score.value for name, score in record.evaluation[stage].items()})
+            for stage in stages
+        ]
+        cells = [f"{mean:.2f}" for mean in means]
+        rows.append(["vision-centric, mean", *cells, "", "", f"{MEAN:.2f}", YES_NO[means[-1] >= MEAN]])
     return [
         "## What it answers",
-        "Accuracy on held-out items, with a 95 % interval: the answer counts when it is the model's own, "
-        "word for word. *Scenes* are all questions about scenes together. The bar is what the last stage "
-        "should reach; where it equals chance, the whole interval has to lie above it.",
+        "Score on held-out items of each [suite](suites.md), with a 95 % interval. The bar is what the last "
+        "stage should reach; where it is chance, the score has to be clearly above it.",
         table(["suite", *stages, "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),
     ]
 
@@ -123,7 +130,7 @@ def _training(arch: Architecture, record: Record) -> list[str]:
     return [
         "## How it was trained",
         f"From scratch, with seed {record.seed}, one stage after the other, by "
-        f"`make zoo CHAIN={Path(arch.model).name}`.",
+        f"`make zoo CHAIN={Path(arch.model).name}`, on {text(record.device)}.",
         table(columns, "llrrrrr", trained),
         f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; "
         "every curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::",

@@ -18,9 +18,14 @@ PICTURE = "depth.svg"
 def write(entries: Registry, folder: Path, root: Path) -> None:
     """Write `picture.md` and `summary.md`, which the front page includes."""
     archs = list(entries.architectures.values())
-    curves = {
+    read_off = {
         view: {arch.name: _curve(arch, view, root) for arch in archs if view.notebook in arch.notebooks}
         for view in picture.VIEWS
+    }
+    # Where images take no positions, there are no curves of image tokens.
+    curves = {
+        view: {name: rows for name, rows in by_name.items() if len(rows)}
+        for view, by_name in read_off.items()
     }
     picture.draw(curves, folder / PICTURE)
     write_atomic(folder / "picture.md", _figure(curves))
@@ -36,7 +41,7 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
 
 
 def _curve(arch: Architecture, view: picture.View, root: Path) -> pd.DataFrame:
-    """The view's curve. Raises ResultsError naming the table when the chapter did not publish it."""
+    """The view's curve, empty when the table holds no such curve. Raises ResultsError naming the table when the chapter did not publish it."""
     rows = _results(arch.name, view.notebook, root).frame(view.table)
     return rows[rows.curve == view.curve.format(arch.stages[-1])].reset_index(drop=True)
 

@@ -7,6 +7,7 @@ import yaml
 from vlalign_utils.registry import COMPARISON, Registry
 
 GENERATED = "_generated"  # folder of pages that the build writes from results
+PAGES = ("suites", "families", "benchmarks")
 HEADER = "# Generated from architectures.yml: python -m vlalign_utils.book toc\n"
 
 
@@ -22,7 +23,7 @@ def chapter(arch: str, notebook: str) -> str:
 
 def render(registry: Registry) -> str:
     """Text of `_toc.yml`."""
-    parts = [_part("How it works", ["book/methods", f"{GENERATED}/families", f"{GENERATED}/benchmarks"])]
+    parts = [_part("How it works", ["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)])]
     for arch in registry.architectures.values():
         chapters = [card(arch.name), *(chapter(arch.name, notebook) for notebook in arch.notebooks)]
         parts.append(_part(arch.title, chapters))

@@ -12,35 +12,37 @@ ambiguous.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vlalign_utils.data.kinds import KINDS, Kind
 from vlalign_utils.data.language import (
     LANGUAGES,
     ORDER,
     Language,
     Question,
-    ask_digit,
     ask_fact,
     ask_scene,
     caption,
     describe,
 )
 from vlalign_utils.data.tokenizer import SPECIAL
-from vlalign_utils.data.world import Scene, lists, scenes
+from vlalign_utils.data.world import Scene, lists
 
 IGNORE = -100  # label of positions without loss
 LOOKUPS = ("colour", "form", "size", "place")
 FACTS = ("kind", "owner")
-LISTS = 0.12  # of the steps of text training: lists said again
-TURNED = 0.22  # of the steps by which lists are turned round, too
+LISTS = 0.2  # of the steps of text training: lists said again
+TURNED = 0.335  # of the steps by which lists are turned round, too
 SAME_ORDER = SAME_LANGUAGE = 0.5  # of the lists when they are turned round
 LOOKED_UP = 0.25  # of the turns about such a list that are questions
 SHUFFLED = 0.5  # of the captions: attributes in another order than the language's own
 BEGINNINGS = 0.1  # of the descriptions, with loss on their unpredictable words too
+QUESTIONS = 6  # about a picture; asked twice, a question counts once
+DESCRIBED = 0.2  # of the chats of instruction tuning
+TEXT_SHARE = {"scenes": 0.68, "charts": 0.17, "signs": 0.03, "digits": 0.02, "facts": 0.1}
 
 
 GUESS = "~"  # marks, inside an answer, a word that cannot be predicted
@@ -112,67 +114,80 @@ def list_document(scene: Scene, rng: np.random.Generator, turned: bool) -> Docum
     return Document(context, ((describe(language), again),))
 
 
-def text_document(scene: Scene, rng: np.random.Generator) -> Document:
-    """A chat without a picture: descriptions again (0.3), questions on a caption (0.6), or bare facts."""
-    kind = rng.random()
-    if kind > 0.9:
-        return Document("", tuple(_turn(ask_fact(_language(rng), rng)) for _ in range(4)))
+def scene_document(scene: Scene, rng: np.random.Generator) -> Document:
+    """A chat on a caption that leaves attributes out: descriptions again (one in three), or questions."""
     mention = ("colour", "form", *(a for a in ("size", "place") if rng.random() < 0.5))
-    topics = (*(t for t in LOOKUPS if t in mention), "exists", "count", *FACTS)
+    topics = (*(t for t in LOOKUPS if t in mention), "exists", "exists", "count", *FACTS)
+    topics += ("relation", "relation") if "place" in mention else ()
     context = _say(scene, _language(rng), mention, rng) + " "
-    if kind < 0.3:
+    if rng.random() < 1 / 3:
         turns = [_describe(scene, mention, rng) for _ in range(int(rng.integers(1, 3)))]
         return Document(context, (*turns, _ask_any(scene, topics, mention, rng)))
     return Document(context, tuple(_ask_any(scene, topics, mention, rng) for _ in range(5)))
 
 
-def caption_document(scene: Scene, rng: np.random.Generator) -> Document:
-    """A chat about a picture that only describes it: what the connector learns from."""
-    return Document(SPECIAL["image"], (_describe(scene, LOOKUPS, rng),))
+def fact_document(rng: np.random.Generator) -> Document:
+    """A chat of bare facts."""
+    return Document("", tuple(_turn(ask_fact(_language(rng), rng)) for _ in range(4)))
 
 
-def instruction_document(scene: Scene, rng: np.random.Generator) -> Document:
+def caption_document(kind: Kind, subject: Any, rng: np.random.Generator, context: str = "") -> Document:
+    """A chat that only describes a picture: what the connector learns from."""
+    language = _language(rng)
+    mark = "" if rng.random() < BEGINNINGS else GUESS
+    said = kind.say(subject, language, rng, mark)
+    return Document(context or SPECIAL["image"], ((describe(language), said),))
+
+
+def question_document(kind: Kind, subject: Any, rng: np.random.Generator, context: str = "") -> Document:
     """A chat of questions about a picture; never one that needs a fact."""
-    # Twice the hardest: whether a form and a colour belong together.
-    topics = (*LOOKUPS, "exists", "exists", "count")
-    return Document(SPECIAL["image"], tuple(_ask_any(scene, topics, LOOKUPS, rng) for _ in range(6)))
+    asked = (_turn(kind.ask(subject, _language(rng), rng)) for _ in range(QUESTIONS))
+    return Document(context or SPECIAL["image"], tuple(dict.fromkeys(asked)))
 
 
-def digit_document(value: int, rng: np.random.Generator) -> Document:
-    """A chat about a handwritten digit alone."""
-    return Document(SPECIAL["image"], (_turn(ask_digit(value, _language(rng))),))
+def instruction_document(kind: Kind, subject: Any, rng: np.random.Generator) -> Document:
+    """A chat about a picture as visual instruction tuning has them: mostly questions."""
+    make = caption_document if rng.random() < DESCRIBED else question_document
+    return make(kind, subject, rng)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Token ids, attention mask and labels (IGNORE where there is no loss), all right padded."""
+def text_documents(n: int, seed: int, rng: np.random.Generator) -> list[Document]:
+    """Chats without a picture: on captions of every kind of picture, and bare facts."""
+    made = []
+    names = rng.choice([*KINDS, "facts"], size=n, p=[TEXT_SHARE[name] for name in (*KINDS, "facts")])
+    for name in (*KINDS, "facts"):
+        count = int((names == name).sum())
+        if name == "facts":
+            made += [fact_document(rng) for _ in range(count)]
+            continue
+        kind = KINDS[name]
+        for subject in kind.draw(count, seed, "train"):
+            if name == "scenes":
+                made.append(scene_document(subject, rng))
+            else:
+                make = caption_document if rng.random() < 1 / 4 else question_document
+                made.append(make(kind, subject, rng, kind.say(subject, _language(rng), rng) + " "))
+    return [made[i] for i in rng.permutation(n)]
 
-    input_ids: Int[Tensor, "rows tokens"]
-    attention_mask: Int[Tensor, "rows tokens"]
-    labels: Int[Tensor, "rows tokens"]
 
+def targets(document: Document, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The chat's token ids, IGNORE where there is no loss: it is on answers, their ends, but no guesses.
 
-def collate(documents: list[Document], tokenizer: PreTrainedTokenizerBase, image_tokens: int = 0) -> Batch:
-    """Tokenize chats; the loss is on each answer and its end, but for words that are marked as guesses.
-
-    An image takes `image_tokens` positions.
+    The picture's marker counts as one token, whatever it stands for: count from the end.
     """
-    image = SPECIAL["image"]
-    marked = [d.marked().replace(image, image * image_tokens) for d in documents]
-    texts = [text.replace(GUESS, "") for text in marked]
-    rows = tokenizer(
-        texts, padding=True, padding_side="right", return_offsets_mapping=True, return_tensors="pt"
-    )
-    ids, ends = rows["input_ids"], rows["offset_mapping"][..., 1]
+    marked = document.marked()
+    text = marked.replace(GUESS, "")
+    row = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, ends = np.array(row["input_ids"]), np.array(row["offset_mapping"])[:, 1]
     answer, eos = (tokenizer.convert_tokens_to_ids(SPECIAL[name]) for name in ("answer", "eos"))
-    opened, closed = (ids == answer).cumsum(1), (ids == eos).cumsum(1)
+    opened, closed = (ids == answer).cumsum(), (ids == eos).cumsum()
     # Inside an answer more have been opened than closed; its closing token is predicted too.
     inside = ((opened > closed) & (ids != answer)) | (ids == eos)
-    for row, text in enumerate(marked):
-        # Each mark before a word shifts that word one to the left in the text without marks.
-        for i, guess in enumerate(re.finditer(GUESS + r"\w+", text)):
-            inside[row] &= ~((ends[row] > guess.start() - i) & (ends[row] < guess.end() - i))
-    return Batch(ids, rows["attention_mask"], ids.masked_fill(~inside, IGNORE))
+    # Each mark before a word shifts that word one to the left in the text without marks.
+    for i, guess in enumerate(re.finditer(GUESS + r"\w+", marked)):
+        inside &= ~((ends > guess.start() - i) & (ends < guess.end() - i))
+    labels: list[int] = np.where(inside, ids, IGNORE).tolist()
+    return labels
 
 
 def sorted_batches(
@@ -185,9 +200,7 @@ def sorted_batches(
         yield batches[i]
 
 
-def text_batches(
-    tokenizer: PreTrainedTokenizerBase, batch_size: int, steps: int, seed: int, first: int = 0
-) -> Iterator[Batch]:
+def text_batches(batch_size: int, steps: int, seed: int, first: int = 0) -> Iterator[list[Document]]:
     """Batches `first` to `steps` of text chats: lists, lists turned round, then everything.
 
     Eight batches are made at a time and sorted by length; the same step always gets the same batch.
@@ -201,8 +214,8 @@ def text_batches(
             worlds = lists(count, world_seed, 3 if turned else 6, 7)
             made = [list_document(world, rng, turned) for world in worlds]
         else:
-            made = [text_document(scene, rng) for scene in scenes(count, world_seed, "train")]
+            made = text_documents(count, world_seed, rng)
         lengths = [(i, len(d.text())) for i, d in enumerate(made)]
         for step, rows in enumerate(sorted_batches(lengths, batch_size, rng), start):
             if first <= step < steps:
-                yield collate([made[i] for i in rows], tokenizer)
+                yield [made[i] for i in rows]

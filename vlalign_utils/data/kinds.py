@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from vlalign_utils.data.charts import ask_chart, chart_caption, charts, edges, render_chart
+from vlalign_utils.data.charts import HEIGHTS, ask_chart, chart_caption, charts, edges, render_chart
 from vlalign_utils.data.language import (
     ORDER,
     Language,
@@ -22,8 +22,8 @@ from vlalign_utils.data.language import (
     word,
 )
 from vlalign_utils.data.render import SIDE, digit_items, render, render_digit
-from vlalign_utils.data.signs import ask_sign, render_sign, sign_caption, signs
-from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Scene, Split, scenes
+from vlalign_utils.data.signs import WORDS, ask_sign, render_sign, sign_caption, signs
+from vlalign_utils.data.world import COLOURS, COLUMNS, DIGITS, FORMS, ROWS, SIZES, Scene, Split, scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Kind:
     say: Say
     ask: Callable[[Any, Language, np.random.Generator], Question]
     regions: Callable[[Any], list[Region]]
+    axes: tuple[tuple[str, ...], ...]  # what each of a region's words is one of
 
 
 def digits(n: int, seed: int, split: Split) -> Iterator[Written]:
@@ -106,7 +107,7 @@ def _say_scene(
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("scenes", 0.55, scenes, render, _say_scene, ask_scene, _quadrants),
+        Kind("scenes", 0.55, scenes, render, _say_scene, ask_scene, _quadrants, (SIZES, COLOURS, FORMS)),
         Kind(
             "charts",
             0.15,
@@ -118,6 +119,7 @@ KINDS = {
                 Region(left, 0, right, SIDE, (bar.colour, bar.height))
                 for bar, (left, right) in zip(chart.bars, edges(chart), strict=True)
             ],
+            (COLOURS, HEIGHTS),
         ),
         Kind(
             "signs",
@@ -127,6 +129,7 @@ KINDS = {
             sign_caption,
             ask_sign,
             lambda sign: [Region(0, 0, SIDE, SIDE, (sign.text,))],
+            (WORDS,),
         ),
         Kind(
             "digits",
@@ -136,6 +139,7 @@ KINDS = {
             _say_digit,
             lambda digit, language, rng: ask_digit(digit.value, language),
             lambda digit: [Region(0, 0, SIDE, SIDE, (DIGITS[digit.value],))],
+            (DIGITS,),
         ),
     )
 }

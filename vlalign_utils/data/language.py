@@ -232,8 +232,8 @@ def ask_relation(
     )
 
 
-# What a picture can be asked without a fact; twice the hardest, whether form and colour belong together.
-SEEN = ("colour", "form", "size", "place", "exists", "exists", "count", "relation")
+# What a picture can be asked without a fact; twice the hardest, which need two things found.
+SEEN = ("colour", "form", "size", "place", "exists", "exists", "count", "relation", "relation")
 
 
 def ask_scene(

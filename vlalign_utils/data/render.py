@@ -13,7 +13,7 @@ from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Scene, Split, Thing
 SIDE = 48  # pixels
 CELL = SIDE // 2
 OVERSAMPLE = 4
-RADIUS = {"small": 6.5, "large": 10.0}  # pixels
+RADIUS = {"small": 7.5, "large": 11.0}  # pixels
 JITTER = 2.5  # pixels by which a thing is off its quadrant's centre, at most
 DIGIT_TEST_SHARE = 0.3
 

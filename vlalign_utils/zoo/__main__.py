@@ -5,10 +5,10 @@ import typer
 from vlalign_utils.zoo.build import build
 
 
-def main(chain: str) -> None:
-    """Train the chain named by zoo/recipes/CHAIN.yml."""
+def main(chain: str, device: str = "cpu") -> None:
+    """Train the chain named by zoo/recipes/CHAIN.yml; on several GPUs, under `accelerate launch -m`."""
     try:
-        folder = build(chain)
+        folder = build(chain, device)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"zoo: {error}") from None
     print(f"{folder.parent.name}/{folder.name} is ready")

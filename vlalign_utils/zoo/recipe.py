@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vlalign_utils.zoo.shell import Shell
+
 STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
 
 
@@ -17,18 +19,11 @@ class Schedule(_Strict):
     """How long and how fast to train a stage: `lr` is the peak, reached after `warmup` of the steps."""
 
     steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    batch_size: int = Field(gt=0)  # rows, over all processes
     lr: float = Field(gt=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0)
-
-
-class PictureCount(_Strict):
-    """How many training pictures are drawn."""
-
-    scenes: int = Field(gt=0)
-    digits: int = Field(gt=0)
 
 
 class Stages(_Strict):
@@ -40,26 +35,31 @@ class Stages(_Strict):
     tuned: Schedule
 
 
-class Recipe(_Strict):
+class Recipe(Shell):
     """All that decides a chain's weights, besides the code."""
 
     seed: int
-    pictures: PictureCount
-    text_config: dict[str, Any]
-    vision_config: dict[str, Any]
-    contrast_config: dict[str, Any]
-    embedding_std: float = Field(gt=0)
+    embedding_std: float = Field(gt=0)  # of the word embeddings, before any scale the model applies to them
     stages: Stages
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises FileNotFoundError or ValueError naming the file and the field."""
-    if not path.is_file():
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml"))) or "none"
-        raise FileNotFoundError(f"there is no recipe {path.name} in {path.parent.name}/; there are: {have}")
+    """Read and check a recipe; what it leaves out is that of the recipe it says it is `like`.
+
+    Raises FileNotFoundError or ValueError naming the file and the field.
+    """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+        return Recipe.model_validate(_fields(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{path.name}: {field}: {first['msg']}") from None
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml"))) or "none"
+        raise FileNotFoundError(f"there is no recipe {path.name} in {path.parent.name}/; there are: {have}")
+    own: dict[str, Any] = yaml.safe_load(path.read_text())
+    like = own.pop("like", None)
+    return own if like is None else _fields(path.with_name(f"{like}.yml")) | own

@@ -41,6 +41,7 @@ class Shell(BaseModel):
     processor: dict[str, Any] | None = None  # None where it cannot be built without torchvision
     vision_tower: str  # pattern of one module
     connector: list[str] = Field(min_length=1)  # patterns of modules, between the tower and the text model
+    bridge: list[str] = []  # patterns of layers of the text model that only pictures use
     start: dict[str, float] = {}  # patterns of the ends of parameters' names, and their constant first value
 
 
@@ -86,10 +87,8 @@ def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) ->
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(build_config(recipe, tokenizer))
     model.generation_config.update(**_ids(tokenizer))
+    restart(model, recipe, seed)
     with torch.no_grad():
-        # Families begin at 0.02 or at zero: far below the word embeddings, and a zero hides the pixels.
-        for weight, fan_in in _matrices(connector(model, recipe)):
-            nn.init.normal_(weight, std=fan_in**-0.5)
         for pattern, value in recipe.start.items():
             gates = [p for name, p in model.named_parameters() if re.search(rf"(^|\.){pattern}$", name)]
             if not gates:
@@ -97,6 +96,19 @@ def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) ->
             for gate in gates:
                 gate.fill_(value)
     return model
+
+
+@torch.no_grad()
+def restart(model: PreTrainedModel, recipe: Shell, seed: int) -> None:
+    """Draw the connector's weights anew; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    for part in connector(model, recipe):
+        for module in part.modules():
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                module.reset_parameters()
+    # Families begin at 0.02 or at zero: far below the word embeddings, and a zero hides the pixels.
+    for weight, fan_in in _matrices(connector(model, recipe)):
+        nn.init.normal_(weight, std=fan_in**-0.5)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -118,6 +130,11 @@ def vision_tower(model: PreTrainedModel, recipe: Shell) -> nn.Module:
 def connector(model: PreTrainedModel, recipe: Shell) -> list[nn.Module]:
     """Modules between the vision tower and the text model, in the recipe's order."""
     return [module for pattern in recipe.connector for module in _named(model, pattern)]
+
+
+def bridge(model: PreTrainedModel, recipe: Shell) -> list[nn.Module]:
+    """Layers of the text model that only pictures use."""
+    return [module for pattern in recipe.bridge for module in _named(model, pattern)]
 
 
 def _named(model: PreTrainedModel, pattern: str) -> list[nn.Module]:
@@ -157,11 +174,18 @@ def image_features(
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin | ComposedProcessor, folder: Path) -> None:
-    """Write a stage in half precision, whole or not at all; the model itself keeps its precision."""
+    """Write a stage, whole or not at all: weights in half precision, to be computed with in single.
+
+    The model itself keeps its precision.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with quiet():  # of a copy: what is saved records the precision that the model itself has
-        deepcopy(model).half().save_pretrained(partial)
+    with quiet():
+        half = deepcopy(model).half()
+        half.save_pretrained(partial)
+        for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):
+            config.dtype = torch.float32
+        half.config.save_pretrained(partial)
     composed = isinstance(processor, ComposedProcessor)
     parts: list[Any] = [processor.tokenizer, processor.image_processor] if composed else [processor]
     for part in parts:

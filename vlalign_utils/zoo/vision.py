@@ -1,127 +1,119 @@
-"""Stage `vision`: a CLIP model trained contrastively on pictures and captions, and on things and phrases.
+"""Stage `vision`: the tower learns to see, by naming what each region of a picture shows.
 
-The usual contrastive loss only asks that the class token knows the caption. The language model reads the
-patches, so each thing's patches, averaged over its quadrant, are matched with the thing's phrase as well.
-Colour and size alone nearly tell the things of a batch apart, and form, the hardest to see, would be left
-out: in most batches the phrases name nothing else.
+Image features, as the connector makes them of the tower's, are averaged over a region and classified along
+each of its kind's axes (a thing's size, colour and form; a bar's colour and height; the word of a sign; a
+digit). The connector serves here as a projection head only: it starts anew before the next stage. No text is
+read, so that whatever image and text share later was learnt by the stages that bring them together.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from vlalign_utils.data.language import LANGUAGES, attribute, caption, word
+from vlalign_utils.data.kinds import KINDS, Kind, Region
 from vlalign_utils.data.render import SIDE
-from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Thing
-from vlalign_utils.zoo.pictures import Pictures
+from vlalign_utils.zoo.shell import Shell, connector, image_features, vision_tower
 
-DIGIT_ROWS = 0.25  # of a batch
-FORM_ONLY = 0.7  # of the batches
+AXES = [(kind, axis) for kind in KINDS.values() for axis in kind.axes]
 
 
-@dataclass(frozen=True, slots=True)
-class VisionBatch:
-    """Pictures with captions; regions (sets of patches of one picture) with phrases."""
+class RegionNaming(nn.Module):
+    """The mean cross-entropy, over all axes, of naming the regions of a batch of pictures."""
 
-    pixels: Float[Tensor, "pictures 3 48 48"]
-    captions: list[str]
-    region_picture: list[int]
-    region_patches: Bool[Tensor, "regions patches"]
-    phrases: list[str]  # each once
-    match: Bool[Tensor, "regions phrases"]  # the phrase says what the region shows, in either language
+    def __init__(self, model: PreTrainedModel, recipe: Shell) -> None:
+        """Train the model's tower and connector, and a head for all axes that is not kept."""
+        super().__init__()
+        model.requires_grad_(False)
+        for part in (vision_tower(model, recipe), *connector(model, recipe)):
+            part.requires_grad_(True)
+        self.model, self.recipe = model, recipe
+        width = model.config.get_text_config().hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, sum(len(axis) for _, axis in AXES))
+
+    def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
+        """The loss of a batch of `naming_batches`."""
+        features = image_features(self.model, self.recipe, batch["pixels"])
+        cells = batch["cells"].to(features.dtype)
+        regions = self.norm(torch.einsum("rt,rtd->rd", cells, features[batch["picture"]]))
+        scores = self.head(regions).float().split([len(axis) for _, axis in AXES], dim=1)
+        losses = [
+            F.cross_entropy(axis[rows], target)
+            for axis, rows, target in zip(scores, batch["rows"], batch["targets"], strict=True)
+            if len(rows)
+        ]
+        return torch.stack(losses).mean()
 
 
-def vision_batches(
-    pictures: Pictures, patch: int, batch_size: int, steps: int, seed: int, first: int = 0
-) -> Iterator[VisionBatch]:
-    """Batches `first` to `steps`; the same step always gets the same batch."""
-    n_digits = round(DIGIT_ROWS * batch_size)
+def naming_batches(
+    processor: Any,
+    grid: int,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    first: int = 0,
+    share: slice = slice(None),
+) -> Iterator[dict[str, Any]]:
+    """Batches `first` to `steps` of pictures and regions; the same step always gets the same batch.
+
+    `grid` is the side of the square of image tokens, `share` the part of the pictures that a process takes.
+    """
     for step in range(first, steps):
         rng = np.random.default_rng([seed, step])
-        rows = rng.integers(len(pictures.scenes), size=batch_size - n_digits).tolist()
-        alone = rng.integers(len(pictures.digits), size=n_digits).tolist()
-        names = ("form",) if rng.random() < FORM_ONLY else ("size", "colour", "form")
-        captions, owner, masks, concepts = [], [], [], []
-        phrases: dict[str, tuple[str, ...]] = {}
-        for i, row in enumerate(rows):
-            language = LANGUAGES[rng.integers(2)]
-            captions.append(caption(pictures.scenes[row], language, rng=rng))
-            for thing in pictures.scenes[row].things:
-                owner.append(i)
-                masks.append(_quadrant(thing, patch))
-                concepts.append(tuple(attribute(thing, name) for name in names))
-                phrases[_phrase(concepts[-1], rng)] = concepts[-1]
-        for i, digit in enumerate(alone, len(rows)):
-            name = DIGITS[pictures.digits[digit]]
-            captions.append(word(name, LANGUAGES[rng.integers(2)]))
-            owner.append(i)
-            masks.append(np.ones((SIDE // patch) ** 2, dtype=bool))
-            concepts.append((name,))
-            phrases[_phrase(concepts[-1], rng)] = concepts[-1]
-        pixels = pictures.normalised([*rows, *(len(pictures.scenes) + d for d in alone)])
-        match = torch.tensor([[shown == said for said in phrases.values()] for shown in concepts])
-        yield VisionBatch(pixels, captions, owner, torch.from_numpy(np.stack(masks)), list(phrases), match)
+        shown = draw(batch_size, rng)[share]
+        found = [(i, kind, region) for i, (kind, x) in enumerate(shown) for region in kind.regions(x)]
+        rows: list[list[int]] = [[] for _ in AXES]
+        targets: list[list[int]] = [[] for _ in AXES]
+        for row, (_, kind, region) in enumerate(found):
+            for axis, said in zip(kind.axes, region.words, strict=True):
+                at = AXES.index((kind, axis))
+                rows[at].append(row)
+                targets[at].append(axis.index(said))
+        yield {
+            "pixels": pixels(processor, [kind.render(x) for kind, x in shown]),
+            "picture": torch.tensor([i for i, _, _ in found]),
+            "cells": torch.stack([_cells(region, grid) for _, _, region in found]),
+            "rows": [torch.tensor(r, dtype=torch.long) for r in rows],
+            "targets": [torch.tensor(t, dtype=torch.long) for t in targets],
+        }
 
 
-def _quadrant(thing: Thing, patch: int) -> np.ndarray:
-    side = SIDE // patch
-    half = side // 2
-    mask = np.zeros((side, side), dtype=bool)
-    top, left = ROWS.index(thing.row) * half, COLUMNS.index(thing.column) * half
-    mask[top : top + half, left : left + half] = True
-    return mask.ravel()
+def draw(n: int, rng: np.random.Generator) -> list[tuple[Kind, Any]]:
+    """`n` training subjects with their kinds, which come in the proportion of their shares."""
+    kinds = list(KINDS.values())
+    counts = rng.multinomial(n, [kind.share for kind in kinds])
+    seed = int(rng.integers(2**31))
+    shown = [
+        (k, x) for k, count in zip(kinds, counts, strict=True) for x in k.draw(int(count), seed, "train")
+    ]
+    return [shown[i] for i in rng.permutation(n)]
 
 
-def _phrase(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    language = LANGUAGES[rng.integers(2)]
-    return " ".join(word(words[i], language) for i in rng.permutation(len(words)))
+def pixels(processor: Any, pictures: list[np.ndarray]) -> dict[str, Any]:
+    """What the model is given of these pictures, beside their text."""
+    images = [[Image.fromarray(picture)] for picture in pictures]
+    return dict(processor.image_processor(images=images, return_tensors="pt"))
 
 
-def embed_text(
-    model: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> Float[Tensor, "texts dim"]:
-    """Mean-pooled text features, projected and of unit length."""
-    rows = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-    states = model.text_model(
-        input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]
-    ).last_hidden_state
-    weight = rows["attention_mask"].unsqueeze(-1).float()
-    pooled = (states * weight).sum(1) / weight.sum(1)
-    return F.normalize(model.text_projection(pooled), dim=-1)
+def _cells(region: Region, grid: int) -> Float[Tensor, "tokens"]:
+    """The weight of each image token in the mean over a region: the tokens whose middle lies in it."""
+    middle = (np.arange(grid) + 0.5) * SIDE / grid
+    down = (middle >= region.top) & (middle < region.bottom)
+    across = (middle >= region.left) & (middle < region.right)
+    inside = torch.from_numpy(np.outer(down, across).ravel()).float()
+    return inside / inside.sum()
 
 
-def contrastive_loss(
-    model: CLIPModel, tokenizer: PreTrainedTokenizerBase, batch: VisionBatch
-) -> Float[Tensor, ""]:
-    """Mean of the caption loss (class token) and the phrase loss (patches of one thing)."""
-    vision = model.vision_model(pixel_values=batch.pixels)
-    patches = vision.last_hidden_state[:, 1:][batch.region_picture]  # [regions, patches, D]
-    weight = batch.region_patches.unsqueeze(-1).float()
-    regions = model.vision_model.post_layernorm((patches * weight).sum(1) / weight.sum(1))
-    images, things = (
-        F.normalize(model.visual_projection(x), dim=-1) for x in (vision.pooler_output, regions)
-    )
-    texts = embed_text(model, tokenizer, batch.captions + batch.phrases)
-    n = len(batch.captions)
-    scale = model.logit_scale.exp().clamp(max=100)
-    return 0.5 * (
-        _matched(scale * images @ texts[:n].T, torch.eye(n, dtype=torch.bool))
-        + _matched(scale * things @ texts[n:].T, batch.match)
-    )
-
-
-def _matched(
-    logits: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows columns"]
-) -> Float[Tensor, ""]:
-    """Symmetric contrastive loss; the positives of a row, or of a column, share its target equally."""
-    sides = ((logits, positive.float()), (logits.T, positive.T.float()))
-    rows, columns = (
-        -(target / target.sum(1, keepdim=True) * F.log_softmax(x, dim=1)).sum(1).mean() for x, target in sides
-    )
-    return 0.5 * (rows + columns)
+def grid_side(model: PreTrainedModel, recipe: Shell, processor: Any) -> int:
+    """The side of the square of tokens that a picture becomes."""
+    black = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    with torch.no_grad():
+        return math.isqrt(image_features(model, recipe, pixels(processor, [black])).shape[1])

@@ -1,0 +1,84 @@
+"""What a suite is: seeded, held-out items, each scored by one of three metrics, with a twin in text alone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from vlalign_utils.data.kinds import KINDS, Kind
+from vlalign_utils.data.language import LANGUAGES, Language, Question
+from vlalign_utils.data.world import Split
+
+Metric = Literal["answer", "choice", "caption"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with its picture; `caption` says in words what the picture shows.
+
+    Metric `answer`: the model's own (greedy) answer must be `answer`, which is one of `choices`.
+    `choice`: the likeliest of `choices`, read whole, must be `answer`. `caption`: the model's own description
+    is compared, attribute by attribute, with `answer`; `choices` is empty.
+    """
+
+    image: Image.Image | None
+    prompt: str
+    answer: str
+    choices: tuple[str, ...]
+    group: str
+    caption: str
+    metric: Metric = "answer"
+    guess: float | None = None  # score by chance, where it is not that of drawing from the choices
+
+    @property
+    def chance(self) -> float:
+        """Mean score of guessing."""
+        return 1 / len(self.choices) if self.guess is None else self.guess
+
+    def twin(self) -> "Item":
+        """The same question asked about the caption instead of the picture."""
+        return replace(self, image=None, prompt=f"{self.caption} {self.prompt}")
+
+
+Make = Callable[[int, np.random.Generator, Split], list[Item]]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of items. `vision_centric` says that a picture is needed and no fact is."""
+
+    name: str
+    mirrors: str  # the public benchmark that asks the same of real photographs
+    asks: str
+    metric: Metric
+    vision_centric: bool
+    make: Make
+
+
+Ask = Callable[[Any, Language, np.random.Generator], Question]
+
+
+def about(kind: str, ask: Ask) -> Make:
+    """Items that ask one question, in either language, about each picture of a kind."""
+
+    def make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
+        return [
+            item_of(KINDS[kind], subject, ask(subject, LANGUAGES[rng.integers(2)], rng))
+            for subject in drawn(kind, n, rng, split)
+        ]
+
+    return make
+
+
+def drawn(kind: str, n: int, rng: np.random.Generator, split: Split) -> Iterator[Any]:
+    """Subjects of a kind of picture."""
+    return KINDS[kind].draw(n, int(rng.integers(2**31)), split)
+
+
+def item_of(kind: Kind, subject: Any, question: Question) -> Item:
+    """The item that asks this question about this subject; its caption is in English."""
+    picture = Image.fromarray(kind.render(subject))
+    said = kind.say(subject, "en")
+    return Item(picture, question.text, question.answer, question.choices, question.topic, said)
