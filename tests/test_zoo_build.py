@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlalign_utils import load_vlm, tasks
 from vlalign_utils.paths import ROOT
-from vlalign_utils.zoo import bars
+from vlalign_utils.zoo import bars, chats, loop, stages
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
@@ -69,6 +70,32 @@ def test_the_record_holds_curves_sizes_and_scores(chain):
             assert suite["low"] <= suite["value"] <= suite["high"]
             assert suite["n"] == 10
             assert suite["informative"] in (True, False)
+
+
+def test_a_killed_build_resumes_to_the_same_weights(chain, tmp_path, monkeypatch):
+    """Killed in the last stage after one of its steps."""
+    (tmp_path / "zoo" / "recipes").mkdir(parents=True)
+    shutil.copy(chain.parent / "recipes" / "tiny.yml", tmp_path / "zoo" / "recipes")
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
+    monkeypatch.setattr(zoo, "ITEMS", 10)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
+
+    def cut(stage, *given, **named):
+        for step, batch in enumerate(chats.picture_rows(stage, *given, **named)):
+            if stage == "tuned" and step == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(stages, "picture_rows", cut)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.build("tiny")
+    monkeypatch.setattr(stages, "picture_rows", chats.picture_rows)
+    assert not (tmp_path / "zoo" / "tiny" / "tuned").exists()
+    zoo.build("tiny")
+    whole, resumed = (
+        load_file(folder / "tuned" / "model.safetensors") for folder in (chain, tmp_path / "zoo" / "tiny")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_checkpoints_of_another_recipe_are_not_taken(chain):

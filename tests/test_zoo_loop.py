@@ -1,10 +1,13 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import loop
 from vlalign_utils.zoo.loop import fit, rate
 from vlalign_utils.zoo.recipe import Schedule
@@ -63,6 +66,37 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     resumed, history = train(tmp_path / "cut.ckpt")
     assert history.step == 20
     assert same(whole, resumed)
+
+
+SHARED = """
+import sys, torch
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from accelerate import Accelerator
+from test_zoo_loop import SCHEDULE, Sums, data
+from vlalign_utils.zoo.loop import fit
+
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+share = slice(accelerator.process_index, None, 2)
+torch.manual_seed(0)
+task = Sums()
+fit(task, SCHEDULE, lambda first: (x[share] for x in data(first)), accelerator, Path({path!r}), "t")
+"""
+
+
+def test_two_processes_that_share_the_rows_train_as_one_does(tmp_path):
+    whole, _ = train(tmp_path / "whole.ckpt")
+    script, path = tmp_path / "shared.py", str(tmp_path / "shared.ckpt")
+    script.write_text(SHARED.format(path=path, paths=[str(ROOT), str(ROOT / "tests")]))
+    # What `accelerate launch` starts for several GPUs; on CPUs it asks for MPI instead.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shared = torch.load(path, weights_only=True)
+    for name, weight in whole.named_parameters():
+        torch.testing.assert_close(shared["weights"][name], weight.detach(), rtol=1e-3, atol=1e-4)
+    assert shared["history"]["step"] == SCHEDULE.steps
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

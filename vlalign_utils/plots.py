@@ -151,7 +151,7 @@ def bars(
     rows = list(next(iter(groups.values())))
     for position, (name, intervals) in enumerate(groups.items()):
         colour, _, marker = look(name, position)
-        shift = 0.22 * (position - (len(groups) - 1) / 2)
+        shift = min(0.22, 0.8 / len(groups)) * (position - (len(groups) - 1) / 2)
         for row, key in enumerate(rows):
             value, low, high, _ = intervals[key]
             ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
