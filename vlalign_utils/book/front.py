@@ -41,7 +41,10 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
 
 
 def _curve(arch: Architecture, view: picture.View, root: Path) -> pd.DataFrame:
-    """The view's curve, empty when the table holds no such curve. Raises ResultsError naming the table when the chapter did not publish it."""
+    """The view's curve, empty when the table holds no such curve.
+
+    Raises ResultsError naming the table when the chapter did not publish it.
+    """
     rows = _results(arch.name, view.notebook, root).frame(view.table)
     return rows[rows.curve == view.curve.format(arch.stages[-1])].reset_index(drop=True)
 

@@ -22,7 +22,7 @@ from vlalign_utils.data.language import (
     word,
 )
 from vlalign_utils.data.render import SIDE, digit_items, render, render_digit
-from vlalign_utils.data.signs import WORDS, ask_sign, render_sign, sign_caption, signs
+from vlalign_utils.data.signs import WORDS, Sign, ask_sign, box, render_sign, sign_caption, signs
 from vlalign_utils.data.world import COLOURS, COLUMNS, DIGITS, FORMS, ROWS, SIZES, Scene, Split, scenes
 
 
@@ -97,6 +97,14 @@ def _quadrants(scene: Scene) -> list[Region]:
     return [Region(x, y, x + half, y + half, said) for (x, y), said in zip(corners, words, strict=True)]
 
 
+def _word(sign: Sign) -> list[Region]:
+    left, top, right, bottom = box(sign)
+    margin = SIDE // 12  # half a token: every token that shows part of the word takes part
+    across = max(0, left - margin), min(SIDE, right + margin)
+    down = max(0, top - margin), min(SIDE, bottom + margin)
+    return [Region(across[0], down[0], across[1], down[1], (sign.text,))]
+
+
 def _say_scene(
     scene: Scene, language: Language, rng: np.random.Generator | None = None, mark: str = ""
 ) -> str:
@@ -107,7 +115,7 @@ def _say_scene(
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("scenes", 0.55, scenes, render, _say_scene, ask_scene, _quadrants, (SIZES, COLOURS, FORMS)),
+        Kind("scenes", 0.5, scenes, render, _say_scene, ask_scene, _quadrants, (SIZES, COLOURS, FORMS)),
         Kind(
             "charts",
             0.15,
@@ -123,12 +131,12 @@ KINDS = {
         ),
         Kind(
             "signs",
-            0.15,
+            0.2,
             signs,
             render_sign,
             sign_caption,
             ask_sign,
-            lambda sign: [Region(0, 0, SIDE, SIDE, (sign.text,))],
+            _word,
             (WORDS,),
         ),
         Kind(

@@ -56,18 +56,24 @@ def _letters(text: str) -> Float[np.ndarray, "height width"]:
     return np.asarray(image, dtype=float) / 255
 
 
+def box(sign: Sign) -> tuple[int, int, int, int]:
+    """Where the word stands: left, top, right and bottom in pixels, right and bottom not included."""
+    rng = np.random.default_rng([sign.seed, 1])
+    height, width = _letters(sign.text).shape
+    left, top = (
+        int(np.clip((SIDE - side) // 2 + rng.integers(-JITTER, JITTER + 1), 0, SIDE - side))
+        for side in (width, height)
+    )
+    return left, top, left + width, top + height
+
+
 def render_sign(sign: Sign) -> UInt8[np.ndarray, "48 48 3"]:
     """The sign's picture; the same sign always gives the same pixels."""
     rng = np.random.default_rng(sign.seed)
     canvas = background(rng)
-    letters = _letters(sign.text)
-    height, width = letters.shape
-    top, left = (
-        int(np.clip((SIDE - side) // 2 + rng.integers(-JITTER, JITTER + 1), 0, SIDE - side))
-        for side in (height, width)
-    )
+    left, top, right, bottom = box(sign)
     mask = np.zeros((SIDE, SIDE))
-    mask[top : top + height, left : left + width] = letters
+    mask[top:bottom, left:right] = _letters(sign.text)
     paint(canvas, mask, sign.ink, rng)
     return finish(canvas, rng)
 
