@@ -7,9 +7,12 @@ import torch
 from PIL import Image
 from tiny_models import build, tiny_processor
 
-from vlalign_utils import VLM, causal, trace
+from vlalign_utils import VLM, causal, tasks, trace
 from vlalign_utils.capabilities import Finding
+from vlalign_utils.paths import ROOT
 from vlalign_utils.tasks import Item, Scores, answer_scores, batches
+from vlalign_utils.zoo.recipe import read_recipe
+from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for
 
 QUESTIONS = [
     "what colour is the shape ?",
@@ -188,3 +191,29 @@ def test_items_without_an_image_are_refused(vlm: VLM) -> None:
     blind = [Item(None, i.prompt, i.answer, i.choices, i.group, i.caption) for i in ITEMS]
     with pytest.raises(ValueError, match="no image tokens"):
         causal.sweep(vlm, blind, ALL, width=2)
+
+
+@pytest.fixture(scope="module")
+def crossing() -> VLM:
+    """A random model whose layers 2, 5 and 8 read the picture by cross-attention."""
+    recipe = read_recipe(ROOT / "zoo" / "recipes" / "mllama.yml")
+    tokenizer = build_tokenizer_for(recipe)
+    return VLM(build_model(recipe, tokenizer, 0).eval(), build_processor(recipe, tokenizer))
+
+
+@pytest.mark.usefixtures("_all_solved")
+def test_where_images_take_no_positions_cross_attention_is_cut(crossing: VLM) -> None:
+    interventions = causal.interventions(crossing)
+    assert list(interventions) == [causal.CROSS]
+    swept = causal.sweep(crossing, tasks.load("attributes", 4), interventions, width=2)
+    moved = np.abs(swept.drop(causal.CROSS)).max(axis=0) > 1e-9
+    assert moved.tolist() == [any(k in (2, 5, 8) for k in window) for window in swept.windows]
+
+
+def test_where_images_take_positions_tokens_are_frozen_and_routes_cut(vlm: VLM) -> None:
+    assert causal.interventions(vlm) == ALL
+
+
+def test_items_that_are_not_scored_by_their_answer_are_refused(vlm: VLM) -> None:
+    with pytest.raises(ValueError, match="scored by choice: sweeps follow the probability of one answer"):
+        causal.sweep(vlm, tasks.load("compositional", 2), ALL, width=2)

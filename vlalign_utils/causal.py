@@ -60,7 +60,7 @@ def positions(vlm: VLM, run: Run, batch: Batch, seed: int = 0) -> Positions:
     return Positions(tokens.image, question, end | tokens.answer, some_image, some_text)
 
 
-Intervention = Callable[[Positions, int, int], Edit]
+Intervention = Callable[[Positions, int, int], Edit | None]  # None where the window has nothing to edit
 
 FREEZES: dict[str, Intervention] = {
     "all image tokens": lambda at, first, last: FreezeTokens(first, last, at.image),
@@ -79,17 +79,20 @@ def reverts(before: VLM) -> dict[str, Intervention]:
     return {"weights put back": lambda at, first, last: Revert(first, last, before.layers)}
 
 
-CROSS: dict[str, Intervention] = {"cross-attention cut": lambda at, first, last: CrossOff(first, last)}
+CROSS = "cross-attention cut"
 
 
 def interventions(vlm: VLM) -> dict[str, Intervention]:
-    """Ways to keep a window from using the picture, as far as this model has them.
-
-    Where images take no positions, cross-attention is cut; only the route within the text is left to block.
-    """
+    """Ways to keep a window from using the picture: where images take no positions, only to cut them off."""
     if vlm.capabilities().image_positions.works:
         return FREEZES | ROUTES
-    return CROSS | {"question to last": ROUTES["question to last"]}
+    held = set(vlm.anatomy.cross_attentions().values())
+
+    def cut(at: Positions, first: int, last: int) -> Edit | None:
+        # None: between layers, known only as the model runs.
+        return CrossOff(first, last) if held & {None, *range(first, last + 1)} else None
+
+    return {CROSS: cut}
 
 
 NEEDS: dict[type, str] = {Knockout: "knockout", FreezeTokens: "freeze", CrossOff: "cross_off"}
@@ -103,6 +106,9 @@ def windows(n_layers: int, width: int) -> list[tuple[int, int]]:
     if not 1 <= width <= n_layers:
         raise ValueError(f"a window of {width} layers does not fit in a model of {n_layers}")
     return [(first, first + width - 1) for first in range(n_layers - width + 1)]
+
+
+Edits = dict[str, list[Edit | None]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def sweep(
     """
     spans = windows(vlm.n_layers, width)
 
-    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> dict[str, list[Edit]]:
+    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> Edits:
         return {name: [act(at, *span) for span in spans] for name, act in interventions.items()}
 
     return _sweep(vlm, items, list(interventions), spans, edits, seed, batch_size, label)
@@ -172,7 +178,7 @@ def patch_sweep(
     spans = [(slot, slot) for slot in range(vlm.n_layers + 1)]
     donor_of = {id(item): donor for item, donor in zip(items, donors, strict=True)}
 
-    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> dict[str, list[Edit]]:
+    def edits(at: Positions, run: Run, batch: Sequence[Item]) -> Edits:
         pictures = [donor_of[id(item)] for item in batch]
         prompts, answers = [item.prompt for item in batch], [item.answer for item in batch]
         inputs: dict[str, Any] = vlm.prepare(prompts, pictures, answers)
@@ -184,15 +190,12 @@ def patch_sweep(
     return _sweep(vlm, items, list(where), spans, edits, seed, batch_size, label)
 
 
-Edits = Callable[[Positions, Run, Sequence[Item]], dict[str, list[Edit]]]
-
-
 def _sweep(
     vlm: VLM,
     items: Sequence[Item],
     names: list[str],
     spans: list[tuple[int, int]],
-    edits: Edits,
+    edits: Callable[[Positions, Run, Sequence[Item]], Edits],
     seed: int,
     batch_size: int,
     label: str,
@@ -222,7 +225,8 @@ def _sweep(
         answers = batch.answers[:, -keep:]
         clean[batch.rows] = answer_scores(run.logits[:, -keep:], answers).prob
         cells = [(name, column) for name in names for column in range(len(spans))]
-        for i, logits in vlm.replays(run, [[by_name[name][column]] for name, column in cells], keep):
+        sets = [[edit] if (edit := by_name[name][column]) else [] for name, column in cells]
+        for i, logits in vlm.replays(run, sets, keep):
             name, column = cells[i]
             scores = answer_scores(logits, answers)
             prob[name][batch.rows, column] = scores.prob
