@@ -122,6 +122,12 @@ def test_divergence_is_an_error_that_says_where(tmp_path):
         fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t")
 
 
+def test_fewer_rows_than_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 64)
+    with pytest.raises(ValueError, match="batch_size is 32, less than one row for each of the 64 processes"):
+        fit(Sums(), SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t")
+
+
 def test_matrices_of_layers_go_to_muon_all_else_to_adamw():
     adamw, muon = loop._optimizers(dict(Sums().named_parameters()), SCHEDULE)
     shapes = [[tuple(p.shape) for p in o.param_groups[0]["params"]] for o in (adamw, muon)]

@@ -14,15 +14,25 @@ def test_recipes_in_the_repository_are_valid(path):
 
 
 def test_a_recipe_takes_from_another_what_it_does_not_say():
-    llava, again, other = (read_recipe(RECIPES / f"{name}.yml") for name in ("llava", "llava-1", "idefics3"))
+    llava, again, other = (read_recipe(RECIPES / f"{name}.yml") for name in ("llava", "llava-1", "mllama"))
     assert again == llava.model_copy(update={"seed": 1})
     assert other.stages == llava.stages
-    assert other.model["model_type"] == "idefics3"
+    assert other.model["model_type"] == "mllama"
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are():
     with pytest.raises(FileNotFoundError, match=r"no recipe nope.yml in recipes/; there are: .*llava"):
         read_recipe(RECIPES / "nope.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "bad.yml is not YAML"), ("- 1", "must be a mapping"), ("like: bad", "leads back to itself")],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, message):
+    (tmp_path / "bad.yml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(tmp_path / "bad.yml")
 
 
 def test_a_wrong_field_is_named(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlalign_utils.data.kinds import KINDS
+from vlalign_utils.data.kinds import KINDS, Region
 from vlalign_utils.data.render import SIDE
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import vision
@@ -63,6 +63,11 @@ def test_a_step_gets_the_same_batch_however_the_run_is_cut_and_processes_share_i
     ]
     pixels = whole[0]["pixels"]["pixel_values"]
     assert all(torch.equal(h["pixels"]["pixel_values"], pixels[i::2]) for i, h in enumerate(halves))
+
+
+def test_a_region_between_tokens_is_refused():
+    with pytest.raises(ValueError, match="holds the middle of no token of 2 x 2"):
+        vision._cells(Region(0, 0, 4, 48, ("red", "two")), 2)
 
 
 def test_naming_is_learnt_from_pixels(parts):

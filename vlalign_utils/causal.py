@@ -83,9 +83,13 @@ CROSS = "cross-attention cut"
 
 
 def interventions(vlm: VLM) -> dict[str, Intervention]:
-    """Ways to keep a window from using the picture: where images take no positions, only to cut them off."""
+    """Ways to keep a window from using the picture: where images take no positions, only to cut them off.
+
+    Raises ValueError when the model has neither image tokens nor cross-attention that can be cut.
+    """
     if vlm.capabilities().image_positions.works:
         return FREEZES | ROUTES
+    vlm.capabilities().require("cross_off")
     held = set(vlm.anatomy.cross_attentions().values())
 
     def cut(at: Positions, first: int, last: int) -> Edit | None:

@@ -22,7 +22,7 @@ YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
     "vision": "vision tower, by naming what parts of pictures show",
     "base": "language model, on text alone",
-    "aligned": "connector, on captions of pictures",
+    "aligned": "connector (and layers that only pictures use), on captions of pictures",
     "tuned": "connector and language model, on questions about pictures",
 }
 

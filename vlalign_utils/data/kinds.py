@@ -1,6 +1,6 @@
 """The kinds of pictures there are: how each is drawn at random, painted, put into words and asked about.
 
-A kind is one entry of `KINDS`: training, suites and paired items take whatever is registered here.
+A kind is one entry of `KINDS`, from which training draws; its text chats are shared out in `documents.py`.
 """
 
 from collections.abc import Callable, Iterator

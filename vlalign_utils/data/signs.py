@@ -1,6 +1,6 @@
 """Signs: one written word in a picture, in a colour that says nothing about it.
 
-One ink per word is held out: training never shows the word in it, evaluation shows nothing else.
+Two inks per word are held out: training never shows the word in them, evaluation shows nothing else.
 """
 
 from collections.abc import Iterator

@@ -11,7 +11,6 @@ from vlalign_utils.data.language import LANGUAGES, Question, describe
 from vlalign_utils.data.world import Split
 from vlalign_utils.suites.protocol import Item, Suite, drawn, item_of
 
-
 PAIRS = 400  # of pictures, by which chance is found
 
 

@@ -1,7 +1,9 @@
 """What a suite is: seeded, held-out items, each scored by one of three metrics, with a twin in text alone."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -30,11 +32,11 @@ class Item:
     group: str
     caption: str
     metric: Metric = "answer"
-    guess: float | None = None  # score by chance, where it is not that of drawing from the choices
+    guess: float | None = None  # what the best blind rule scores, where that is not 1 / choices
 
     @property
     def chance(self) -> float:
-        """Mean score of guessing."""
+        """Mean score without looking."""
         return 1 / len(self.choices) if self.guess is None else self.guess
 
     def twin(self) -> "Item":
@@ -58,18 +60,37 @@ class Suite:
 
 
 Ask = Callable[[Any, Language, np.random.Generator], Question]
+BLIND = 4000  # questions from which the best blind rule is found
 
 
 def about(kind: str, ask: Ask) -> Make:
-    """Items that ask one question, in either language, about each picture of a kind."""
+    """Items that ask one question, in either language, about each picture of a kind.
+
+    Chance is what the best blind rule scores: to name always the same of the choices of a topic.
+    """
+
+    def questions(n: int, rng: np.random.Generator, split: Split) -> Iterator[tuple[Any, Question]]:
+        for subject in drawn(kind, n, rng, split):
+            yield subject, ask(subject, LANGUAGES[rng.integers(2)], rng)
+
+    @cache
+    def blind() -> dict[tuple[str, int], float]:
+        named: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)
+        for _, question in questions(BLIND, np.random.default_rng(0), "test"):
+            named[_rule(question)][question.choices.index(question.answer)] += 1
+        return {rule: max(count.values()) / count.total() for rule, count in named.items()}
 
     def make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
         return [
-            item_of(KINDS[kind], subject, ask(subject, LANGUAGES[rng.integers(2)], rng))
-            for subject in drawn(kind, n, rng, split)
+            replace(item_of(KINDS[kind], subject, question), guess=blind().get(_rule(question)))
+            for subject, question in questions(n, rng, split)
         ]
 
     return make
+
+
+def _rule(question: Question) -> tuple[str, int]:
+    return question.topic, len(question.choices)
 
 
 def drawn(kind: str, n: int, rng: np.random.Generator, split: Split) -> Iterator[Any]:

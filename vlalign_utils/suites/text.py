@@ -1,4 +1,4 @@
-"""Suite `text`: the questions of the other suites, asked about captions, and bare facts."""
+"""Suite `text`: the questions of the suites with answers, asked about captions, and bare facts."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def _make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
 SUITE = Suite(
     name="text",
     mirrors="MMLU-Pro",
-    asks="the questions of the other suites about a caption instead of a picture, and bare facts",
+    asks="the questions of the suites with answers, about a caption instead of a picture, and bare facts",
     metric="answer",
     vision_centric=False,
     make=_make,

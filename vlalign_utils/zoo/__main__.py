@@ -9,7 +9,7 @@ def main(chain: str, device: str = "cpu") -> None:
     """Train the chain named by zoo/recipes/CHAIN.yml; on several GPUs, under `accelerate launch -m`."""
     try:
         folder = build(chain, device)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, FloatingPointError) as error:
         raise SystemExit(f"zoo: {error}") from None
     print(f"{folder.parent.name}/{folder.name} is ready")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from vlalign_utils import stats, tasks
 from vlalign_utils.composed import ComposedProcessor
@@ -25,7 +26,7 @@ from vlalign_utils.zoo.recipe import STAGES, Recipe, Schedule, read_recipe
 from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.stages import train_stage
 
-ITEMS = 800  # per suite and stage, in the record
+ITEMS = 400  # per suite and stage, in the record: no handwriting is shown twice
 EVALUATION_SEED = 2026
 
 
@@ -70,7 +71,7 @@ def build(chain: str, device: str = "cpu") -> Path:
             "device": _device(accelerator),
             "data": _data(len(tokenizer)),
             "stages": stages,
-            "evaluation": {stage: evaluate(folder / stage) for stage in STAGES},
+            "evaluation": {stage: evaluate(folder / stage, accelerator.device) for stage in STAGES},
         }
         write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
     accelerator.wait_for_everyone()
@@ -90,12 +91,14 @@ def start(device: str) -> Accelerator:
     torch.use_deterministic_algorithms(True)
     # A stage leaves out what its batches do not reach: layers for pictures where there are none.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision="bf16", cpu=device == "cpu", kwargs_handlers=[unused])
+    # The others wait while one process evaluates.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    return Accelerator(mixed_precision="bf16", cpu=device == "cpu", kwargs_handlers=[unused, patience])
 
 
-def evaluate(folder: Path) -> dict[str, dict[str, Any]]:
+def evaluate(folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:
     """Accuracy per suite on held-out items, with its 95 % interval and chance."""
-    vlm = load_vlm(folder, device="cpu")
+    vlm = load_vlm(folder, device=device.type)
     found = {}
     for name in tasks.SUITES:
         items = tasks.load(name, ITEMS, seed=EVALUATION_SEED)
@@ -115,10 +118,8 @@ def _complete(folder: Path, recipe: Recipe) -> bool:
 
 def _device(accelerator: Accelerator) -> str:
     cuda = accelerator.device.type == "cuda"
-    name = (
-        torch.cuda.get_device_name(accelerator.device) if cuda else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return f"{accelerator.num_processes} x {name}"
+    cpu = f"CPU (torch threads: {torch.get_num_threads()})"
+    return f"{accelerator.num_processes} x {torch.cuda.get_device_name(accelerator.device) if cuda else cpu}"
 
 
 def _stage(schedule: Schedule, history: History, trained: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vlalign_utils.data.documents import (
 )
 from vlalign_utils.data.tokenizer import SPECIAL
 from vlalign_utils.discovery import find_anatomy
+from vlalign_utils.zoo.loop import of_all
 from vlalign_utils.zoo.vision import draw
 
 TEXT_ROWS = 0.2  # of the rows of instruction tuning: what keeps the language model's text
@@ -42,7 +43,7 @@ class Chatting(nn.Module):
 
     def forward(self, batch: list[Rows]) -> Float[Tensor, ""]:
         """The loss of rows with pictures and rows without, each in a forward pass of their own."""
-        total = sum(int((rows["labels"][:, 1:] != IGNORE).sum()) for rows in batch)
+        total = of_all(torch.stack([(rows["labels"][:, 1:] != IGNORE).sum() for rows in batch]).sum())
         losses = []
         for rows in batch:
             inputs = {name: value for name, value in rows.items() if name != "labels"}

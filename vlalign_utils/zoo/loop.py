@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlalign_utils.zoo.recipe import Schedule
@@ -43,6 +44,15 @@ class History:
     curve: list[tuple[int, float]] = field(default_factory=list)
 
 
+def of_all(counts: Tensor) -> Tensor:
+    """Mean of counts over the processes: dividing by it makes the mean of their losses that of all rows."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return counts
+    total = counts.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def fit(
     task: nn.Module,
     schedule: Schedule,
@@ -54,9 +64,15 @@ def fit(
     """Train the parameters of `task` that require gradients; called with a batch it returns the loss.
 
     `batches(first)` yields the batches from step `first` on, and must give a step the same batch however
-    the run is cut, so that a killed run resumes from `checkpoint` to the weights of an uninterrupted one.
-    Raises FloatingPointError when the loss is not finite.
+    the run is cut, so that a killed run resumes from `checkpoint` to the weights of an uninterrupted one
+    (of a task without dropout). Raises ValueError when there are fewer rows than processes, and
+    FloatingPointError when the loss is not finite.
     """
+    if schedule.batch_size < accelerator.num_processes:
+        raise ValueError(
+            f"{label}: batch_size is {schedule.batch_size}, less than one row for each of the "
+            f"{accelerator.num_processes} processes"
+        )
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     state = _stored(checkpoint, trained)
     history = History(**state["history"]) if state else History()
@@ -64,7 +80,7 @@ def fit(
     for optimizer, stored in zip(optimizers, state["optimizers"] if state else [], strict=bool(state)):
         optimizer.load_state_dict(stored)
     start, before = time.monotonic(), history.seconds
-    window: list[float] = []
+    window: list[float] = list(state["window"]) if state else []
     bar = tqdm(
         total=schedule.steps,
         initial=history.step,
@@ -86,7 +102,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = times * rate(schedule, step)
             optimizer.step()
-        window.append(loss.item())
+        window.append(accelerator.reduce(loss.detach(), "mean").item())
         history.step = step + 1
         history.seconds = before + time.monotonic() - start
         if history.step % max(1, schedule.steps // CURVE_POINTS) == 0:
@@ -97,7 +113,7 @@ def fit(
             window.clear()
         ends = history.step % SAVE_EVERY == 0 or history.step == schedule.steps
         if ends and accelerator.is_main_process:
-            _save(checkpoint, trained, optimizers, history)
+            _save(checkpoint, trained, optimizers, history, window)
         bar.update()
     bar.close()
     accelerator.wait_for_everyone()
@@ -122,12 +138,15 @@ def _optimizers(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[to
     return made
 
 
-def _save(path: Path, trained: dict[str, nn.Parameter], optimizers: list[Any], history: History) -> None:
+def _save(
+    path: Path, trained: dict[str, nn.Parameter], optimizers: list[Any], history: History, window: list[float]
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     weights = {name: p.detach() for name, p in trained.items()}
     states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"weights": weights, "optimizers": states, "history": vars(history)}, partial)
+    kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window}
+    torch.save(kept, partial)
     partial.replace(path)
 
 

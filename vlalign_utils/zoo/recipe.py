@@ -56,10 +56,19 @@ def read_recipe(path: Path) -> Recipe:
         raise ValueError(f"{path.name}: {field}: {first['msg']}") from None
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if not path.is_file():
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml"))) or "none"
         raise FileNotFoundError(f"there is no recipe {path.name} in {path.parent.name}/; there are: {have}")
-    own: dict[str, Any] = yaml.safe_load(path.read_text())
+    try:
+        own: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not YAML: {error}") from None
+    if not isinstance(own, dict):
+        raise ValueError(f"{path.name} must be a mapping of fields")
     like = own.pop("like", None)
-    return own if like is None else _fields(path.with_name(f"{like}.yml")) | own
+    if like is None:
+        return own
+    if like in seen:
+        raise ValueError(f"{path.name}: like: {like} leads back to itself")
+    return _fields(path.with_name(f"{like}.yml"), (*seen, like)) | own

@@ -100,7 +100,7 @@ def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) ->
 
 @torch.no_grad()
 def restart(model: PreTrainedModel, recipe: Shell, seed: int) -> None:
-    """Draw the connector's weights anew; the same seed gives the same weights."""
+    """Draw the connector's matrices anew, and reset its layer norms; the same seed gives the same weights."""
     torch.manual_seed(seed)
     for part in connector(model, recipe):
         for module in part.modules():

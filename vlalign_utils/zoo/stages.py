@@ -25,8 +25,9 @@ def train_stage(
 ) -> tuple[History, int]:
     """Train one stage, or what its checkpoint in `folder` leaves to do; the number of trained parameters.
 
-    `vision`: tower, by naming regions. `base`: text model, on text. `aligned`: connector, on descriptions.
-    `tuned`: connector and text model, on questions about pictures, and on text.
+    `vision`: tower, by naming regions. `base`: text model, on text. `aligned`: connector, and layers that
+    only pictures use, on descriptions. `tuned`: these and the text model, on questions about pictures, and
+    on text.
     """
     schedule = getattr(recipe.stages, stage)
     share = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -84,9 +85,14 @@ def initialise(model: PreTrainedModel, embedding_std: float) -> None:
     attentions = [layer.self_attn for layer in decoder.layers if hasattr(layer, "self_attn")]
     if attentions[0].q_proj.bias is None:
         words.add_(embedding_std)  # a direction that all words share stands in for the bias
-    width = config.hidden_size // config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.num_key_value_heads != config.num_attention_heads:
+        raise ValueError(
+            f"num_key_value_heads is {config.num_key_value_heads}: training from scratch needs as many as "
+            f"there are heads, {config.num_attention_heads}"
+        )
     pairs = width // 2
-    turns = 100.0 ** (-torch.arange(SHARP) / pairs)
+    turns = _theta(config.rope_parameters) ** (-torch.arange(SHARP) / pairs)
     # With RoPE, constant queries and keys score sum(cos(turn * (distance - offset))): highest at the offset.
     size = (3.0 * width**0.5) ** 0.5
     for attention in attentions[: len(PREVIOUS)]:
@@ -98,6 +104,11 @@ def initialise(model: PreTrainedModel, embedding_std: float) -> None:
             _constant(attention.k_proj, slice(first, first + SHARP), torch.full((SHARP,), size))
             _constant(attention.q_proj, slice(first, first + SHARP), size * torch.cos(turns * offset))
             _constant(attention.q_proj, slice(second, second + SHARP), -size * torch.sin(turns * offset))
+
+
+def _theta(rope: dict[str, Any]) -> float:
+    """The base of RoPE; where kinds of layers have their own, that of the first."""
+    return float(rope["rope_theta"]) if "rope_theta" in rope else _theta(next(iter(rope.values())))
 
 
 def _constant(projection: nn.Linear, rows: slice, values: torch.Tensor) -> None:

@@ -2,8 +2,8 @@
 
 Image features, as the connector makes them of the tower's, are averaged over a region and classified along
 each of its kind's axes (a thing's size, colour and form; a bar's colour and height; the word of a sign; a
-digit). The connector serves here as a projection head only: it starts anew before the next stage. No text is
-read, so that whatever image and text share later was learnt by the stages that bring them together.
+digit). The connector serves here as a projection head only: its matrices start anew before the next stage. No
+text is read, so that whatever image and text share later was learnt by the stages that bring them together.
 """
 
 import math
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from vlalign_utils.data.kinds import KINDS, Kind, Region
 from vlalign_utils.data.render import SIDE
+from vlalign_utils.zoo.loop import of_all
 from vlalign_utils.zoo.shell import Shell, connector, image_features, vision_tower
 
 AXES = [(kind, axis) for kind in KINDS.values() for axis in kind.axes]
@@ -45,12 +46,17 @@ class RegionNaming(nn.Module):
         cells = batch["cells"].to(features.dtype)
         regions = self.norm(torch.einsum("rt,rtd->rd", cells, features[batch["picture"]]))
         scores = self.head(regions).float().split([len(axis) for _, axis in AXES], dim=1)
+        counts = torch.tensor([float(len(rows)) for rows in batch["rows"]], device=regions.device)
+        shared = of_all(counts)
         losses = [
-            F.cross_entropy(axis[rows], target)
-            for axis, rows, target in zip(scores, batch["rows"], batch["targets"], strict=True)
+            # The factor is 1 where no other process has a share of the batch.
+            F.cross_entropy(axis[rows], target) * (count / of_axis)
+            for axis, rows, target, count, of_axis in zip(
+                scores, batch["rows"], batch["targets"], counts, shared, strict=True
+            )
             if len(rows)
         ]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum() / (shared > 0).sum()
 
 
 def naming_batches(
@@ -109,6 +115,10 @@ def _cells(region: Region, grid: int) -> Float[Tensor, "tokens"]:
     down = (middle >= region.top) & (middle < region.bottom)
     across = (middle >= region.left) & (middle < region.right)
     inside = torch.from_numpy(np.outer(down, across).ravel()).float()
+    if not inside.any():
+        raise ValueError(
+            f"{region} holds the middle of no token of {grid} x {grid}: give the tower more patches"
+        )
     return inside / inside.sum()
 
 
