@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -32,6 +33,7 @@ def chain(request, tmp_path_factory):
         patch.setattr(zoo, "ITEMS", 10)
         yield zoo.build("tiny")
     torch.use_deterministic_algorithms(False)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_every_stage_is_a_folder_that_plain_transformers_loads(chain):

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from vlalign_utils.paths import ROOT
@@ -19,6 +20,14 @@ def data(first):
     for step in range(first, SCHEDULE.steps):
         generator = torch.Generator().manual_seed(step)
         yield torch.randn(SCHEDULE.batch_size, 3, generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    """Accelerate keeps one state for a process: another test's precision must not become this one's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Sums(nn.Module):
@@ -73,6 +82,7 @@ import sys, torch
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from test_zoo_loop import SCHEDULE, Sums, data
 from vlalign_utils.zoo.loop import fit
 
