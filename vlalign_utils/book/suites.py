@@ -70,8 +70,8 @@ def _chains(chains: list[Record]) -> list[str]:
             cells = [
                 "" if s is None else interval(s) + (" (at chance)" * (not s.informative)) for s in scores
             ]
-            rows.append([text(name), *cells, number(some.n), f"{some.chance:.2f}"])
-    columns = ["suite", *(text(record.chain) for record in chains), "N", "chance"]
+            rows.append([text(name), number(some.n), f"{some.chance:.2f}", *cells])
+    columns = ["suite", "N", "chance", *(text(record.chain) for record in chains)]
     times = [
         [
             text(record.chain),
