@@ -32,7 +32,7 @@ def load_processor(name: str, folder: Path, trust_remote_code: bool = False) -> 
         raise ValueError(
             f"the processor of {name} needs torchvision, install it: without it {_first_line(error)}"
         ) from None
-    LOG.warning(
+    LOG.info(
         "%s: without torchvision its processor is replaced by its tokenizer and %s, for text and images, "
         "each placeholder repeated for the features that the model returns",
         name,
