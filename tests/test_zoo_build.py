@@ -16,6 +16,9 @@ from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
+# What a chain in the repository is known to miss, and nothing else.
+MISSED = {"idefics3": {"text"}}  # 0.893 where 0.90 is asked
+AT_CHANCE = {"mllama": {"knowledge"}}
 RECORDS = sorted((ROOT / "zoo").glob("*/record.json"))
 
 
@@ -124,9 +127,8 @@ def test_the_driver_replays_it_in_full_precision(chain):
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda"])
-def test_a_device_that_is_not_there_is_refused(device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one here")
+def test_a_device_that_is_not_there_is_refused(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"DEVICE is '?{device}"):
         zoo.start(device)
 
@@ -136,10 +138,17 @@ def test_a_chain_in_the_repository_is_its_recipe_s_and_really_works(path):
     record = json.loads(path.read_text())
     assert record["recipe"] == read_recipe(ROOT / "zoo" / "recipes" / f"{record['chain']}.yml").model_dump()
     scores = record["evaluation"]["tuned"]
-    for name, score in scores.items():
-        # Not clearly below its bar; the model card says whether it is met.
-        assert score["high"] >= (bars.bar(name) or 0), name
+    missed = {name for name, score in scores.items() if score["value"] < (bars.bar(name) or 0)}
+    assert missed == MISSED.get(record["chain"], set())
+    assert {name for name, score in scores.items() if not score["informative"]} == AT_CHANCE.get(
+        record["chain"], set()
+    )
     assert bars.mean_of_seeing({name: score["value"] for name, score in scores.items()}) >= bars.MEAN
+
+
+def test_three_chains_read_real_digits():
+    tuned = [json.loads(path.read_text())["evaluation"]["tuned"] for path in RECORDS]
+    assert sum(scores["digits"]["value"] >= 0.9 for scores in tuned) >= 3
 
 
 def test_all_chains_together_stay_within_their_size():

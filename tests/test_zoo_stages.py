@@ -1,10 +1,13 @@
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import stages
 from vlalign_utils.zoo.recipe import read_recipe
-from vlalign_utils.zoo.shell import build_model, build_tokenizer_for, connector, vision_tower
+from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for, connector, vision_tower
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 
@@ -43,3 +46,20 @@ def test_parts_are_disjoint_and_leave_nothing_but_the_tower(family):
     tower = {id(p) for p in vision_tower(model, recipe).parameters()} - between
     assert not tower & owned["tuned"]
     assert tower | owned["tuned"] == {id(p) for p in model.parameters()}
+
+
+def test_stage_vision_trains_the_tower_and_gives_the_connector_back_as_it_was(family, tmp_path):
+    _, recipe, model = family
+    short = recipe.stages.vision.model_copy(update={"steps": 1, "batch_size": 4})
+    recipe = recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"vision": short})})
+    processor = build_processor(recipe, build_tokenizer_for(recipe))
+    if isinstance(processor, ComposedProcessor):
+        processor.model = model
+    inside = {id(p) for part in connector(model, recipe) for p in part.parameters()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    stages.train_stage("vision", model, processor, recipe, Accelerator(cpu=True), tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    tower = {id(p) for p in vision_tower(model, recipe).parameters()} - inside
+    assert moved
+    assert moved <= {name for name, p in model.named_parameters() if id(p) in tower}

@@ -87,8 +87,15 @@ def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) ->
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(build_config(recipe, tokenizer))
     model.generation_config.update(**_ids(tokenizer))
-    restart(model, recipe, seed)
+    torch.manual_seed(seed)
     with torch.no_grad():
+        for part in connector(model, recipe):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.LayerNorm):
+                    module.reset_parameters()
+        # Families begin at 0.02 or at zero: far below the word embeddings, and a zero hides the pixels.
+        for weight, fan_in in _matrices(connector(model, recipe)):
+            nn.init.normal_(weight, std=fan_in**-0.5)
         for pattern, value in recipe.start.items():
             gates = [p for name, p in model.named_parameters() if re.search(rf"(^|\.){pattern}$", name)]
             if not gates:
@@ -96,19 +103,6 @@ def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) ->
             for gate in gates:
                 gate.fill_(value)
     return model
-
-
-@torch.no_grad()
-def restart(model: PreTrainedModel, recipe: Shell, seed: int) -> None:
-    """Draw the connector's matrices anew, and reset its layer norms; the same seed gives the same weights."""
-    torch.manual_seed(seed)
-    for part in connector(model, recipe):
-        for module in part.modules():
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                module.reset_parameters()
-    # Families begin at 0.02 or at zero: far below the word embeddings, and a zero hides the pixels.
-    for weight, fan_in in _matrices(connector(model, recipe)):
-        nn.init.normal_(weight, std=fan_in**-0.5)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The stages of a chain: one model, of which each stage trains some parts."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from vlalign_utils.zoo.chats import Chatting, Writer, picture_rows, text_rows
 from vlalign_utils.zoo.loop import History, fit
 from vlalign_utils.zoo.recipe import Recipe
-from vlalign_utils.zoo.shell import bridge, connector, restart, vision_tower
+from vlalign_utils.zoo.shell import bridge, connector, vision_tower
 from vlalign_utils.zoo.vision import RegionNaming, grid_side, naming_batches
 
 PREVIOUS = (1, 2)  # tokens back that a head each looks, in as many layers, at first: a word is two tokens
@@ -47,10 +48,13 @@ def train_stage(
             batches = partial(text_rows, writer, *given, share=share)
         else:
             batches = partial(picture_rows, stage, writer, *given, share=share)
+    # In stage `vision` the connector is a projection head: it starts anew before the next.
+    between = connector(model, recipe)
+    before = [deepcopy(part.state_dict()) for part in between] if stage == "vision" else []
     count = sum(p.numel() for p in task.parameters() if p.requires_grad)
     history = fit(task, schedule, batches, accelerator, folder / f"{stage}.ckpt", stage)
-    if stage == "vision":
-        restart(model, recipe, recipe.seed)
+    for part, state in zip(between, before, strict=False):
+        part.load_state_dict(state)
     return history, count
 
 

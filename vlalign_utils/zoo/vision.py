@@ -2,8 +2,8 @@
 
 Image features, as the connector makes them of the tower's, are averaged over a region and classified along
 each of its kind's axes (a thing's size, colour and form; a bar's colour and height; the word of a sign; a
-digit). The connector serves here as a projection head only: its matrices start anew before the next stage. No
-text is read, so that whatever image and text share later was learnt by the stages that bring them together.
+digit). The connector serves here as a projection head only, and starts anew before the next stage. No text is
+read, so that whatever image and text share later was learnt by the stages that bring them together.
 """
 
 import math
