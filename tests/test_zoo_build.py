@@ -17,7 +17,7 @@ from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 # What a chain in the repository is known to miss, and nothing else.
-MISSED = {"idefics3": {"text"}}  # 0.893 where 0.90 is asked
+MISSED = {"idefics3": {"text"}, "llava-1": {"text"}}  # 0.893 and 0.895 where 0.90 is asked
 AT_CHANCE = {"mllama": {"knowledge"}}
 RECORDS = sorted((ROOT / "zoo").glob("*/record.json"))
 

@@ -83,9 +83,13 @@ class Results(_Strict):
 
     def dumps(self) -> str:
         """The file's text: indented, one table row per line."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-        one_line = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: f"[{_joined(m[1])}]", text)
-        return one_line + "\n"
+        return tidy_json(self.model_dump(mode="json"))
+
+
+def tidy_json(data: JsonValue) -> str:
+    """JSON to read and to keep in git: indented, with every list of plain values on a line of its own."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: f"[{_joined(m[1])}]", text) + "\n"
 
 
 def _joined(lines: str) -> str:

@@ -21,6 +21,7 @@ from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.render import digit_items
 from vlalign_utils.loading import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.results import tidy_json
 from vlalign_utils.zoo.loop import History
 from vlalign_utils.zoo.recipe import STAGES, Recipe, Schedule, read_recipe
 from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for, save
@@ -58,7 +59,7 @@ def build(chain: str, device: str = "cpu") -> Path:
         if stage in STAGES and accelerator.is_main_process:
             save(model, processor, folder / stage)
     if accelerator.is_main_process:
-        record = {
+        record: dict[str, Any] = {
             "chain": chain,
             "seed": recipe.seed,
             "recipe": recipe.model_dump(),
@@ -73,7 +74,7 @@ def build(chain: str, device: str = "cpu") -> Path:
             "stages": stages,
             "evaluation": {stage: evaluate(folder / stage, accelerator.device) for stage in STAGES},
         }
-        write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
+        write_atomic(folder / "record.json", tidy_json(record))
     accelerator.wait_for_everyone()
     return folder
 
