@@ -35,8 +35,8 @@ ROUTES: dict[str, Intervention] = {
     "image to question": lambda at, first, last: Knockout(first, last, at.question, at.image),
     "image to last": lambda at, first, last: Knockout(first, last, at.last, at.image),
     "question to last": lambda at, first, last: Knockout(first, last, at.last, at.question),
-    # To none of them, itself included: what it has of image and question must then come from their keys or
-    # from the layers below. Where the answer is one token this is the prompt's last token alone.
+    # No answer position looks at itself or an earlier one; image and question stay in view, and the residual
+    # stream carries on. An answer's first token is read from the prompt's last: that is cut from itself alone.
     "last to last": lambda at, first, last: Knockout(first, last, at.last, at.last),
 }
 

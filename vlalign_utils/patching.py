@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vlalign_utils.data.kinds import KINDS
+from vlalign_utils.data.minimal import MinimalPair
 from vlalign_utils.edits import Patch
 from vlalign_utils.models import VLM
+from vlalign_utils.suites.protocol import item_of
 from vlalign_utils.sweeps import (
     Edits,
     Positions,
@@ -78,6 +81,15 @@ def _patches(
         }
 
     return edits
+
+
+def minimal_items(pairs: Sequence[MinimalPair]) -> tuple[list[Item], list[Item]]:
+    """Items of minimal pairs and, as donors, the same questions about the other pictures."""
+    kind = KINDS["scenes"]
+    return (
+        [item_of(kind, pair.scene, pair.question) for pair in pairs],
+        [item_of(kind, pair.other, pair.other_question) for pair in pairs],
+    )
 
 
 @dataclass(frozen=True)

@@ -132,10 +132,13 @@ def answered(vlm: VLM, *versions: Sequence[Item], batch_size: int = 64) -> list[
         raise ValueError(f"versions of {[len(items) for items in versions]} items: give one for each item")
     for items in versions:
         check_answers(items)
-    solved = np.stack([evaluate(vlm, items, batch_size).correct for items in versions]).all(axis=0)
-    if not solved.any():
-        raise ValueError(f"the model answers none of the {len(solved)} items correctly: nothing can be lost")
-    return solved.nonzero()[0].tolist()
+    solved = [evaluate(vlm, items, batch_size).correct for items in versions]
+    rows = [row for row, right in enumerate(zip(*solved, strict=True)) if all(right)]
+    if not rows:
+        raise ValueError(
+            f"the model answers none of the {len(versions[0])} items correctly: nothing can be lost"
+        )
+    return rows
 
 
 Edits = dict[str, list[list[Edit]]]  # by name, a set of edits for each window; an empty one edits nothing
