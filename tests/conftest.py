@@ -30,3 +30,16 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vlm.model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model answers nothing; sweeps are tested as if it had answered everything."""
+    import numpy as np  # after the import hook
+
+    from vlalign_utils import sweeps
+    from vlalign_utils.tasks import Scores
+
+    monkeypatch.setattr(
+        sweeps, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
+    )

@@ -5,41 +5,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import build, tiny_processor
+from tiny_models import ITEMS, build, tiny_processor
 
 from vlalign_utils import VLM, causal, tasks, trace
 from vlalign_utils.capabilities import Finding
 from vlalign_utils.paths import ROOT
-from vlalign_utils.tasks import Item, Scores, answer_scores, batches
+from vlalign_utils.tasks import Item, answer_scores, batches
 from vlalign_utils.zoo.recipe import read_recipe
 from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for
 
-QUESTIONS = [
-    "what colour is the shape ?",
-    "what is green ?",
-    "is the square blue",
-    "what red circle is the ?",
-]
-ITEMS = [
-    Item(Image.new("RGB", (16, 16), colour), question, answer, ("red", "green", "blue square"), "g", "")
-    for colour, question, answer in zip(
-        ("red", "green", "blue", "white"), QUESTIONS, ("red", "blue square", "green", "red"), strict=True
-    )
-]
 ALL = {**causal.FREEZES, **causal.ROUTES}
 
 
 @pytest.fixture(scope="module")
 def vlm() -> VLM:
     return VLM(build("llava")[0].model, tiny_processor())
-
-
-@pytest.fixture
-def _all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model answers nothing; the sweep is tested as if it had answered everything."""
-    monkeypatch.setattr(
-        causal, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
-    )
 
 
 def test_positions_are_disjoint_and_where_they_should_be(vlm: VLM) -> None:
@@ -59,7 +39,7 @@ def test_positions_are_disjoint_and_where_they_should_be(vlm: VLM) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_sweep_equals_full_forwards(vlm: VLM) -> None:
     swept = causal.sweep(vlm, ITEMS, ALL, width=2, seed=5, batch_size=3)
     for batch in batches(vlm, ITEMS, 3):
@@ -74,7 +54,7 @@ def test_sweep_equals_full_forwards(vlm: VLM) -> None:
                 assert (swept.correct[name][batch.rows, column] == scores.correct).all()
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM) -> None:
     vlm.capabilities()
     tokens: list[list[int]] = [[] for _ in vlm.layers]
@@ -94,7 +74,7 @@ def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM)
     assert tokens == [[whole, n * len(ITEMS) * later] for n in rows]
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
     before = VLM(build("llava")[0].model, tiny_processor())
     with torch.no_grad():
@@ -113,7 +93,7 @@ def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
     assert swept.prob["weights put back"][batch.rows, 2] == pytest.approx(scores.prob, rel=1e-4)
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_patches_from_another_picture(vlm: VLM) -> None:
     """All that the picture changed, put in at once, is the other picture's answer; so is the last slot."""
     donors = [Image.new("RGB", (16, 16), "black")] * len(ITEMS)
@@ -134,7 +114,7 @@ def test_patches_that_do_not_fit_are_refused(vlm: VLM) -> None:
         causal.patch_sweep(vlm, ITEMS, [Image.new("RGB", (16, 16))] * 4, ("imge",))
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_what_the_model_does_not_allow_is_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = vlm.capabilities()
     leaky = replace(allowed, knockout=Finding(False, "0.5 of the pixels' effect is left"))
@@ -144,14 +124,14 @@ def test_what_the_model_does_not_allow_is_refused(vlm: VLM, monkeypatch: pytest.
         causal.sweep(vlm, ITEMS, ALL, width=2)
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 @pytest.mark.parametrize("name", list(ALL))
 def test_every_intervention_reaches_the_answer(vlm: VLM, name: str) -> None:
     swept = causal.sweep(vlm, ITEMS, {name: ALL[name]}, width=2)
     assert (swept.drop(name)[:, 0] != 0).all()
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_freezing_image_tokens_in_the_last_layer_changes_nothing(vlm: VLM) -> None:
     swept = causal.sweep(vlm, ITEMS, {"all image tokens": causal.FREEZES["all image tokens"]}, width=1)
     # They are frozen as they enter it: no position that is read out sees the difference.
@@ -163,10 +143,12 @@ def test_drop_and_score_are_what_they_say() -> None:
         windows=[(0, 0)],
         chance=np.array([0.5, 0.25]),
         clean=np.array([0.9, 0.8]),
+        solved=np.array([True, True]),
         prob={"cut": np.array([[0.4], [0.8]])},
         correct={"cut": np.array([[False], [True]])},
     )
     assert swept.drop("cut")[:, 0] == pytest.approx([0.5, 0.0])
+    assert swept.gain("cut")[:, 0] == pytest.approx([-0.5, 0.0])
     assert swept.score("cut")[:, 0] == pytest.approx([-1.0, 1.0])
 
 
@@ -186,7 +168,7 @@ def test_a_model_that_solves_nothing_is_refused(vlm: VLM) -> None:
         causal.sweep(vlm, ITEMS, ALL, width=2)
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_items_without_an_image_are_refused(vlm: VLM) -> None:
     blind = [Item(None, i.prompt, i.answer, i.choices, i.group, i.caption) for i in ITEMS]
     with pytest.raises(ValueError, match="no image tokens"):
@@ -201,7 +183,7 @@ def crossing() -> VLM:
     return VLM(build_model(recipe, tokenizer, 0).eval(), build_processor(recipe, tokenizer))
 
 
-@pytest.mark.usefixtures("_all_solved")
+@pytest.mark.usefixtures("all_solved")
 def test_where_images_take_no_positions_cross_attention_is_cut(crossing: VLM) -> None:
     interventions = causal.interventions(crossing)
     assert list(interventions) == [causal.CROSS]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from vlalign_utils import VLM
+from vlalign_utils.suites import Item
 
 IMAGE, PAD = 63, 0
 TEXT: dict[str, Any] = {
@@ -287,3 +289,17 @@ def tiny_processor() -> LlavaProcessor:
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
+
+
+QUESTIONS = [
+    "what colour is the shape ?",
+    "what is green ?",
+    "is the square blue",
+    "what red circle is the ?",
+]
+ITEMS = [
+    Item(Image.new("RGB", (16, 16), colour), question, answer, ("red", "green", "blue square"), "g", "")
+    for colour, question, answer in zip(
+        ("red", "green", "blue", "white"), QUESTIONS, ("red", "blue square", "green", "red"), strict=True
+    )
+]

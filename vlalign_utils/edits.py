@@ -4,7 +4,7 @@ Masks are boolean [batch, tokens]; layers are 0-based and ranges `first..last` i
 applied in the order given: at one layer, a later edit sees what an earlier one left.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -129,22 +129,23 @@ def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, l
         if isinstance(edit, Patch):
             _check_value(edit.value, edit.mask, stream, grid)
         if isinstance(edit, Revert):
-            _check_twins(edit, layers)
+            check_twins(layers, edit.layers, range(edit.first, edit.last + 1))
             if any(isinstance(other, Knockout | CrossOff) for other in edits):
                 raise ValueError("Revert cannot be combined with Knockout or CrossOff in one replay")
 
 
-def _check_twins(edit: Revert, layers: nn.ModuleList) -> None:
-    if edit.layers is layers:
-        raise ValueError("Revert layers are the model's own: give those of another stage of it")
-    for k in range(edit.first, edit.last + 1):
+def check_twins(own: nn.ModuleList, others: nn.ModuleList, which: Iterable[int]) -> None:
+    """Raise ValueError unless these layers can take the weights of the other model's."""
+    if others is own:
+        raise ValueError("layers are the model's own: give those of another stage of it")
+    for k in which:
         shapes = [
-            {name: p.shape for name, p in own[k].named_parameters()} if k < len(own) else None
-            for own in (layers, edit.layers)
+            {name: p.shape for name, p in layers[k].named_parameters()} if k < len(layers) else None
+            for layers in (own, others)
         ]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"Revert layers differ from the model's at layer {k}: give those of another stage of it"
+                f"layers differ from the model's at layer {k}: give those of another stage of it"
             )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Scores",
     "Suite",
     "answer_scores",
+    "as_batch",
     "batches",
     "descriptions",
     "evaluate",
@@ -75,11 +76,15 @@ class Batch:
 
 def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
     """Items in batches of like length, with or without pictures, left padded and on the model's device."""
-
     for rows in _like(items, batch_size):
-        chosen = [items[row] for row in rows]
-        inputs = vlm.prepare([i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen])
-        yield Batch(rows, inputs, _answers(vlm, inputs["input_ids"], chosen))
+        yield as_batch(vlm, items, rows)
+
+
+def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
+    """These rows of the items as one batch, in this order; all have a picture, or none."""
+    chosen = [items[row] for row in rows]
+    inputs = vlm.prepare([i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen])
+    return Batch(list(rows), inputs, _answers(vlm, inputs["input_ids"], chosen))
 
 
 def _pictures(items: Sequence[Item]) -> list[Image.Image] | None:

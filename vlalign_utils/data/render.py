@@ -41,8 +41,17 @@ def digit_items(split: Split) -> dict[int, Float[np.ndarray, "items 8 8"]]:
 
 def render(scene: Scene) -> UInt8[np.ndarray, "48 48 3"]:
     """The scene's picture; the same scene always gives the same pixels."""
+    return _drawn(scene)[0]
+
+
+def coverage(scene: Scene) -> Float[np.ndarray, "things 48 48"]:
+    """How far each thing covers each pixel of the scene's picture, 0 to 1."""
+    return np.stack(_drawn(scene)[1])
+
+
+def _drawn(scene: Scene) -> tuple[UInt8[np.ndarray, "48 48 3"], list[Float[np.ndarray, "48 48"]]]:
     rng = np.random.default_rng(scene.seed)
-    canvas = background(rng)
+    canvas, masks = background(rng), []
     for thing in scene.things:
         radius = RADIUS[thing.size] * rng.uniform(0.9, 1.1)
         free = max(0.0, min(JITTER, CELL / 2 - radius))
@@ -54,7 +63,8 @@ def render(scene: Scene) -> UInt8[np.ndarray, "48 48 3"]:
             else _outline(thing, centre, radius, rng)
         )
         paint(canvas, mask, thing.colour, rng)
-    return finish(canvas, rng)
+        masks.append(mask)
+    return finish(canvas, rng), masks
 
 
 def render_digit(value: int, item: int, split: Split, seed: int) -> UInt8[np.ndarray, "48 48 3"]:
