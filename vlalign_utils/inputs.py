@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from vlalign_utils import registry
+from vlalign_utils import registry, rules
 from vlalign_utils.normalise import KEPT_METADATA
 from vlalign_utils.registry import Architecture
 
@@ -112,7 +112,7 @@ def effective(
 
 
 def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], root: Path) -> str:
-    """sha256 of a run's inputs: notebook, the package modules it reaches, parameters, and the model.
+    """sha256 of a run's inputs: notebook, the package modules it reaches, parameters, rules and the model.
 
     `arch` is None for the comparison, whose input is the published results of all architectures.
     """
@@ -125,6 +125,7 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
     digest.update(_json([cells, params]))
     for module in closure(notebook):
         digest.update(_module(module)[0])
+    digest.update(_rules(name, root))
     if arch is not None:
         digest.update(_json([arch.model, arch.revision, arch.stages]))
         digest.update(_model(arch, root).encode())
@@ -137,6 +138,18 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
+
+
+def _rules(notebook: str, root: Path) -> bytes:
+    """What decides the claims that a notebook judges: nothing for one that judges none."""
+    path = root / rules.FILE
+    known = rules.load(path).values() if path.is_file() else ()
+    judged = [
+        [claim.id, claim.seeds, {name: region.model_dump() for name, region in claim.conditions.items()}]
+        for claim in known
+        if claim.chapter == notebook
+    ]
+    return _json([rules.level(len(known)), judged]) if judged else b""
 
 
 def _measured(path: Path) -> bytes:

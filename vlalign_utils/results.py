@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat, SupportsInt
@@ -11,7 +12,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, model_validator
 
+from vlalign_utils import claims, rules
 from vlalign_utils.paths import ROOT, results_root, write_atomic
+from vlalign_utils.stats import Interval
 
 PACKAGES = ("torch", "transformers", "numpy", "scikit-learn")
 Cell = str | bool | int | FiniteFloat | None
@@ -72,6 +75,7 @@ class Results(_Strict):
     versions: dict[str, str] = {}
     values: dict[str, Estimate] = {}
     tables: dict[str, Table] = {}
+    claims: dict[str, rules.Verdict] = {}
     timing: dict[str, FiniteFloat] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -182,6 +186,25 @@ class Report:
             for number, row in enumerate(frame.itertuples(index=False, name=None))
         ]
         self.results.tables[name] = Table(columns=columns, rows=rows)
+
+    def claim(self, name: str, intervals: Mapping[str, Interval | None], seeds: int = 1) -> rules.Verdict:
+        """Judge one claim of claims.yml by the intervals of its conditions, add the verdict, and return it.
+
+        None stands for a condition that could not be measured. Raises ClaimError for an unknown claim or
+        condition, a missing one, or a claim of another chapter; ResultsError for NaN or a claim judged twice.
+        """
+        known = rules.claim(name)
+        if known.chapter != self.results.notebook:
+            raise rules.ClaimError(f"claim '{name}' is judged in {known.chapter}, by {rules.FILE}")
+        self._unused(name, self.results.claims)
+        stored: dict[str, Interval | None] = dict(intervals)
+        for what, found in intervals.items():
+            if found is not None:
+                value, low, high = (_number(x, f"claim '{name}', '{what}'") for x in found[:3])
+                stored[what] = Interval(value, low, high, found.n)
+        verdict = claims.judge(known, stored, seeds)
+        self.results.claims[name] = verdict
+        return verdict
 
     def timing(self, name: str, seconds: SupportsFloat) -> None:
         """Add one duration in seconds."""

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vlalign_utils import pipeline, registry
-from vlalign_utils.book import card, families, front, speed, suites, toc
+from vlalign_utils.book import card, claims_page, downloads, families, front, speed, suites, toc, verdicts
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.registry import COMPARISON, Registry
 
@@ -44,6 +44,9 @@ def generate(entries: Registry, root: Path = ROOT) -> None:
     for arch in entries.architectures.values():
         card.write(arch, folder, root)
     front.write(entries, folder, root)
+    verdicts.write(entries, folder, root)
+    claims_page.write(entries, folder, root)
+    downloads.write(entries, folder, root)
     suites.write(folder, root)
     families.write(folder, root)
     speed.write(folder, root)

@@ -28,9 +28,10 @@ def number(value: float) -> str:
     return shown.replace("-", "−").replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def interval(estimate: Interval) -> str:
+def interval(estimate: Interval, digits: int = 2) -> str:
     """`0.91 [0.89, 0.93]`, ready for a cell and never broken into two lines."""
-    shown = f"{estimate.value:.2f} \\[{estimate.low:.2f}, {estimate.high:.2f}\\]"
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    shown = f"{value} \\[{low}, {high}\\]"
     return shown.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
 
 

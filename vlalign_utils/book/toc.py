@@ -23,12 +23,17 @@ def chapter(arch: str, notebook: str) -> str:
 
 def render(registry: Registry) -> str:
     """Text of `_toc.yml`."""
-    parts = [_part("How it works", ["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)])]
+    parts = [_part("What was found", [f"{GENERATED}/claims"])]
+    parts.append(_part("How it works", ["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)]))
     for arch in registry.architectures.values():
         chapters = [card(arch.name), *(chapter(arch.name, notebook) for notebook in arch.notebooks)]
         parts.append(_part(arch.title, chapters))
     parts.append(_part("Across architectures", [chapter(COMPARISON, registry.comparison)]))
-    parts.append(_part("Use it yourself", ["book/reproduce", "book/glossary", "book/bibliography"]))
+    parts.append(
+        _part(
+            "Use it yourself", ["book/reproduce", f"{GENERATED}/data", "book/glossary", "book/bibliography"]
+        )
+    )
     toc = {"format": "jb-book", "root": "book/index", "parts": parts}
     return HEADER + yaml.safe_dump(toc, sort_keys=False, allow_unicode=True)
 
