@@ -11,7 +11,7 @@ from tiny_models import VISION, build, each_family, image_noise, randomise, tiny
 from torch import Tensor, nn
 
 from vlalign_utils import VLM, pooling
-from vlalign_utils.activations import capture, collect, last_true, pair_states, token_masks
+from vlalign_utils.activations import caption_states, capture, collect, last_true, pair_states, token_masks
 from vlalign_utils.data import pairs
 from vlalign_utils.data.language import describe
 from vlalign_utils.edits import tokens_first
@@ -74,6 +74,16 @@ def test_pairs_are_seen_and_read_apart(vlm: VLM) -> None:
     assert torch.allclose(states["image"][:, 1], resid[:, is_image].mean(1), atol=1e-4)
     resid, _ = alone(vlm, scenes[1].caption["en"], None)
     assert torch.allclose(states["text"][:, 1], resid.mean(1), atol=1e-4)
+
+
+def test_a_caption_is_read_in_either_language(vlm: VLM) -> None:
+    scenes = pairs(3, max_things=1)
+    both = [caption_states(vlm, scenes, language, batch_size=2) for language in ("en", "it")]
+    for language, states in zip(("en", "it"), both, strict=True):
+        assert set(states) == {"text", "last"}
+        resid, _ = alone(vlm, scenes[2].caption[language], None)
+        assert torch.allclose(states["text"][:, 2], resid.mean(1), atol=1e-4)
+        assert torch.equal(states["last"], pair_states(vlm, scenes, language, batch_size=2)["last"])
 
 
 def test_result_is_plain_float32_without_a_graph(vlm: VLM) -> None:

@@ -21,7 +21,17 @@ from vlalign_utils.progress import progress
 from vlalign_utils.store import ActivationStore
 from vlalign_utils.trace import Run
 
-__all__ = ["GROUPS", "Random", "Tokens", "capture", "collect", "last_true", "pair_states", "token_masks"]
+__all__ = [
+    "GROUPS",
+    "Random",
+    "Tokens",
+    "caption_states",
+    "capture",
+    "collect",
+    "last_true",
+    "pair_states",
+    "token_masks",
+]
 
 Mask = Bool[Tensor, "batch tokens"]
 Groups = Sequence[str | Random] | Mapping[str, Any]  # a mapping also holds functions and masks
@@ -186,8 +196,25 @@ def pair_states(
     """
     ask = [describe(language)] * len(pairs)
     pictures = [pair.image for pair in pairs]
-    captions = [pair.caption[language] for pair in pairs]
     kept: dict[str, Any] = {"dtype": dtype, "store": store}
     groups = ("image", "last_image")
     seen = collect(vlm, ask, pictures, groups, batch_size, f"{label}, pictures", **kept)
-    return seen | collect(vlm, captions, None, ("text", "last"), batch_size, f"{label}, captions", **kept)
+    return seen | caption_states(vlm, pairs, language, batch_size, f"{label}, captions", **kept)
+
+
+def caption_states(
+    vlm: VLM,
+    pairs: Sequence[Pair],
+    language: Language = "en",
+    batch_size: int = 64,
+    label: str = "captions",
+    *,
+    dtype: torch.dtype = torch.float32,
+    store: str | Path | None = None,
+) -> Pooled:
+    """States of each pair's caption in one language alone: "text" and "last".
+
+    Those of the other language are the other side of a transfer between two surfaces of the same meaning.
+    """
+    captions = [pair.caption[language] for pair in pairs]
+    return collect(vlm, captions, None, ("text", "last"), batch_size, label, dtype=dtype, store=store)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from vlalign_utils.data.language import LANGUAGES, Language, caption
 from vlalign_utils.data.render import render
+from vlalign_utils.data.signs import Sign
 from vlalign_utils.data.world import COLOURS, COLUMNS, FORMS, MAX_THINGS, ROWS, SIZES, Scene, Split, scenes
 
 CONCEPTS = {
@@ -22,10 +23,10 @@ class Pair:
     """A picture and its captions by language. `labels` index into CONCEPTS, for the scene's first thing.
 
     With several things the labels still speak of the first one named in the captions; `count` is the
-    number of things less one.
+    number of things less one. What `concept_items` gives has one label alone, and may show a sign.
     """
 
-    scene: Scene
+    scene: Scene | Sign
     image: Image.Image
     caption: dict[str, str]
     labels: dict[str, int]
