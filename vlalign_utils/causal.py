@@ -36,7 +36,7 @@ ROUTES: dict[str, Intervention] = {
     "image to last": lambda at, first, last: Knockout(first, last, at.last, at.image),
     "question to last": lambda at, first, last: Knockout(first, last, at.last, at.question),
     # No answer position looks at itself or an earlier one; image and question stay in view, and the residual
-    # stream carries on. An answer's first token is read from the prompt's last: that is cut from itself alone.
+    # stream carries on. An answer's first token is read from the prompt's last: it is cut from itself alone.
     "last to last": lambda at, first, last: Knockout(first, last, at.last, at.last),
 }
 

@@ -1,8 +1,8 @@
 """Weight transplant and revert: which layers' change of weights makes the difference between two stages?
 
 Layers of a donor stand in a receiver: `tuned` layers in the `aligned` model are a transplant, `aligned`
-layers in the `tuned` model a revert. All else stays the receiver's own: the vision tower is the same in all stages
-of a chain, but the connector, embeddings, last norm and head are not, and a receiver with all of the
+layers in the `tuned` model a revert. All else stays the receiver's own: the vision tower is the same in all
+stages of a chain, but the connector, embeddings, last norm and head are not, and a receiver with all of the
 donor's layers is therefore still not the donor.
 """
 
