@@ -34,6 +34,7 @@ FREEZES: dict[str, Intervention] = {
 ROUTES: dict[str, Intervention] = {
     "image to question": lambda at, first, last: Knockout(first, last, at.question, at.image),
     "image to last": lambda at, first, last: Knockout(first, last, at.last, at.image),
+    "image to words": lambda at, first, last: Knockout(first, last, at.question | at.last, at.image),
     "question to last": lambda at, first, last: Knockout(first, last, at.last, at.question),
     # No answer position looks at itself or an earlier one; image and question stay in view, and the residual
     # stream carries on. An answer's first token is read from the prompt's last: it is cut from itself alone.
