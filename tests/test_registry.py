@@ -29,6 +29,15 @@ def test_notebooks_default_to_all_and_selection_keeps_order(tmp_path):
         entries.select("tow")
 
 
+def test_an_entry_may_repeat_another_from_a_new_seed(tmp_path):
+    again = {**GOOD, "architectures": {"one": ENTRY, "one-1": {**ENTRY, "repeats": "one"}, "two": ENTRY}}
+    assert registry.load(write(tmp_path, again)).originals() == ["one", "two"]
+    for wrong in ("three", "two"):  # one there is not; one that is a repetition itself
+        again["architectures"]["two"] = {**ENTRY, "repeats": wrong}
+        with pytest.raises(RegistryError, match=f"'two' repeats '{wrong}', which is no entry of its own"):
+            registry.load(write(tmp_path, again))
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

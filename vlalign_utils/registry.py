@@ -33,6 +33,7 @@ class Architecture(_Strict):
     stages: list[str] = []
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]]
     parameters: dict[str, dict[str, JsonValue]] = {}
+    repeats: str | None = None  # the entry whose recipe this one ran again from another seed
 
     @model_validator(mode="after")
     def _known(self) -> "Architecture":
@@ -50,6 +51,17 @@ class Registry(_Strict):
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]] = Field(min_length=1)
     comparison: str = Field(pattern=NOTEBOOK)
     architectures: dict[str, Architecture] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _repeated(self) -> "Registry":
+        for entry in self.architectures.values():
+            if entry.repeats is not None and entry.repeats not in self.originals():
+                raise ValueError(f"'{entry.name}' repeats '{entry.repeats}', which is no entry of its own")
+        return self
+
+    def originals(self) -> list[str]:
+        """Names of the entries that repeat no other: one per architecture, whatever the number of seeds."""
+        return [name for name, entry in self.architectures.items() if entry.repeats is None]
 
     def architecture(self, name: str) -> Architecture:
         """The entry with this name. Raises RegistryError naming the nearest one."""

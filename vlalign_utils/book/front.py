@@ -17,7 +17,7 @@ PICTURE = "depth.svg"
 
 def write(entries: Registry, folder: Path, root: Path) -> None:
     """Write `picture.md` and `summary.md`, which the front page includes."""
-    archs = list(entries.architectures.values())
+    archs = [entries.architecture(name) for name in entries.originals()]
     read_off = {
         view: {arch.name: _curve(arch, view, root) for arch in archs if view.notebook in arch.notebooks}
         for view in picture.VIEWS
