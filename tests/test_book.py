@@ -9,14 +9,15 @@ from pathlib import Path
 from threading import Thread
 
 import nbformat
+import pandas as pd
 import pytest
 from docutils.utils.math import MathError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from vlalign_utils import registry, tasks
-from vlalign_utils.book import card, front, serve, suites, toc
+from vlalign_utils import claims, registry, rules, tasks
+from vlalign_utils.book import card, claims_page, downloads, front, serve, suites, toc, verdicts
 from vlalign_utils.book.build import BookError, build, check_complete, check_toc
 from vlalign_utils.book.markdown import interval, number, table, text
 from vlalign_utils.book.mathml import to_mathml
@@ -24,6 +25,7 @@ from vlalign_utils.normalise import digest, normalise
 from vlalign_utils.paths import ROOT
 from vlalign_utils.registry import COMPARISON
 from vlalign_utils.results import Estimate, Results, ResultsError, Table
+from vlalign_utils.stats import Interval
 
 REGISTRY = """
 notebooks: [03_geometry]
@@ -47,6 +49,13 @@ LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)[^>]+(?:src|href
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 
 
+INSIDE, OUTSIDE, ACROSS = (Interval(value, value - 0.01, value + 0.01, 400) for value in (0.3, -0.3, 0.0))
+JUDGED = {  # by the chapter on geometry, of the first architecture
+    "entry": dict(zip(rules.claim("entry").conditions, (INSIDE, INSIDE), strict=True)),
+    "strengthen": dict(zip(rules.claim("strengthen").conditions, (INSIDE, OUTSIDE, INSIDE), strict=True)),
+}
+
+
 def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
     """An executed notebook with a formula, pictures and a table, and its results, as a run leaves them."""
     figure = nbformat.v4.new_output("display_data", {"image/png": PICTURE})
@@ -54,6 +63,7 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
     cells = [
         nbformat.v4.new_markdown_cell(f"# On {arch}\n\nOverlap {{cite}}`doimo2020nucleation`:\n\n$$x_i^2$$"),
         nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
+        *(nbformat.v4.new_markdown_cell(f"## {rules.claim(name).heading}") for name in JUDGED),
         nbformat.v4.new_markdown_cell("## Curves"),
         nbformat.v4.new_code_cell("1", outputs=[figure, html]),
         nbformat.v4.new_code_cell("2", outputs=[figure], metadata={"mystnb": {"image": {"alt": "Overlap."}}}),
@@ -71,6 +81,9 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
         notebook_digest=digest(executed),
         quick=quick,
         values={"a_b": value},
+        claims={name: claims.judge(rules.claim(name), found) for name, found in JUDGED.items()}
+        if arch == "tiny"
+        else {},
         tables={
             "entry": Table(
                 columns=columns, rows=[["tuned", 0.0, 0.1, 0.0, 0.2], ["tuned", 1.0, 0.3, 0.2, 0.4]]
@@ -244,6 +257,108 @@ def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None
     assert "[](/book/results/hub/03_geometry.ipynb)" in summary
 
 
+class TestVerdicts:
+    def test_every_cell_is_a_word_and_its_interval(self, source: Path, tmp_path: Path) -> None:
+        verdicts.write(registry.load(source), tmp_path, source)
+        shown = (tmp_path / "verdicts.md").read_text()
+        assert "Of 18 cells: 1 supported, 1 contradicted, 0 undecided, 16 not run." in shown
+        entry, strengthen = (
+            row for row in shown.splitlines() if "#claim-entry" in row or "-strengthen" in row
+        )
+        chapter = "/book/results/tiny/03_geometry.ipynb"
+        word = f"[[supported]({chapter}#where-pictures-enter)]{{.verdict .supported}}"
+        assert f"| {word} 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
+        assert "]{.verdict .contradicted} −0.300 \\[−0.310,\xa0−0.290\\] | [not run]" in strengthen
+        table = pd.read_csv(tmp_path / "data" / "claims.csv").set_index(["claim", "architecture"])
+        assert len(table) == 18
+        assert table.loc[("strengthen", "tiny"), "verdict"] == "contradicted"
+        assert table.loc[("strengthen", "tiny"), "decided_by"] == "plateau width, tuned minus aligned"
+        assert table.loc[("strengthen", "tiny"), ["value", "low", "high", "n"]].tolist() == [
+            -0.3,
+            -0.31,
+            -0.29,
+            400,
+        ]
+        assert table.loc[("strengthen", "hub"), "verdict"] == "not run"
+
+    def test_too_few_seeds_and_what_could_not_be_measured_are_said(self, root: Path, tmp_path: Path) -> None:
+        (root / "architectures.yml").write_text(REGISTRY.replace("[03_geometry]", "[03_geometry, 05_tuning]"))
+        publish(root, "tiny", "05_tuning")
+        publish(root, "hub", "05_tuning")
+        path = root / "book" / "results" / "tiny" / "05_tuning.json"
+        results = Results.model_validate_json(path.read_text())
+        frozen = rules.claim("frozen-core")
+        results.claims.update(
+            {"frozen-core": claims.judge(frozen, dict.fromkeys(frozen.conditions, INSIDE), 1)}
+        )
+        path.write_text(results.dumps())
+        verdicts.write(registry.load(root), tmp_path, root)
+        assert "]{.verdict .undecided} too few seeds \\(1 of 3\\) |" in (tmp_path / "verdicts.md").read_text()
+        tuning = rules.claim("band-tuning")
+        unmeasured = {**dict.fromkeys(tuning.conditions, INSIDE), "score, full minus aligned": None}
+        results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 3)})
+        path.write_text(results.dumps())
+        verdicts.write(registry.load(root), tmp_path / "again", root)
+        assert "]{.verdict .undecided} not measurable |" in (tmp_path / "again" / "verdicts.md").read_text()
+
+    def test_without_any_verdict_all_are_not_run(self, root: Path, tmp_path: Path) -> None:
+        for path in (root / "book" / "results").rglob("*.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "claims": {}}))
+        verdicts.write(registry.load(root), tmp_path, root)
+        claims_page.write(registry.load(root), tmp_path, root)
+        shown = (tmp_path / "verdicts.md").read_text()
+        assert "0 supported, 0 contradicted, 0 undecided, 18 not run." in shown
+        assert shown.count("[not run]") == 18
+        assert (tmp_path / "data" / "claims-conditions.csv").read_text().count("\n") == 1
+
+    def test_a_verdict_by_another_rule_is_refused(self, root: Path, tmp_path: Path) -> None:
+        path = root / "book" / "claims.yml"
+        path.write_text(path.read_text().replace("above: 0.15", "above: 0.35"))
+        rules.load.cache_clear()
+        with pytest.raises(
+            ResultsError, match=r"'entry' was judged by another .*; run: make run ARCH=tiny NB=03_"
+        ):
+            verdicts.write(registry.load(root), tmp_path, root)
+
+    def test_the_page_gives_each_claim_in_full(self, source: Path, tmp_path: Path) -> None:
+        claims_page.write(registry.load(source), tmp_path, source)
+        page = (tmp_path / "claims.md").read_text()
+        for name, claim in rules.load().items():
+            assert f"(claim-{name})=" in page
+            assert claim.formula in page
+            assert all(
+                text(part) in page for part in (claim.says, claim.statistic, claim.against, *claim.conditions)
+            )
+        assert "99.44 %: 95 % corrected for 9 claims" in page
+        assert "| **−0.300 \\[−0.310,\xa0−0.290\\], outside, N\xa0=\xa0400** |" in page
+        assert "guard: plateau height minus shuffled pairs, tuned; *above 0* | 0.300" in page
+        assert "Hub\\: the chapter 03\\_geometry gives no verdict." in page
+        assert "Hub\\: the chapter 05\\_tuning does not run on this model." in page
+        table = pd.read_csv(tmp_path / "data" / "claims-conditions.csv")
+        assert table.lies.tolist() == ["inside"] * 3 + ["outside", "inside"]
+
+
+class TestDownloads:
+    def test_every_table_is_a_file(self, source: Path, tmp_path: Path) -> None:
+        downloads.write(registry.load(source), tmp_path, source)
+        page = (tmp_path / "data.md").read_text()
+        for arch in ("tiny", "hub"):
+            assert f"{{download}}`entry </_generated/data/{arch}-03_geometry-entry.csv>`" in page
+        table = pd.read_csv(tmp_path / "data" / "tiny-03_geometry-entry.csv")
+        assert table.columns.tolist() == ["curve", "depth", "value", "low", "high"]
+        assert table.value.tolist() == [0.1, 0.3]
+        values = pd.read_csv(tmp_path / "data" / "comparison-90_comparison-values.csv")
+        assert values.drop(columns="chance").values.tolist() == [["a_b", -0.25, -0.3, -0.2, 400]]
+
+    def test_two_tables_are_never_one_file(self, tmp_path: Path) -> None:
+        link = downloads.save(pd.DataFrame({"a": [1]}), tmp_path, "loss, all", "loss | <all>")
+        assert link == "{download}`loss  all </_generated/data/loss-all.csv>`"
+        with pytest.raises(
+            ResultsError, match=r"two tables would be written to loss-all\.csv; rename 'loss all'"
+        ):
+            downloads.save(pd.DataFrame({"a": [2]}), tmp_path, "loss all", "loss all")
+
+
 class TestBuild:
     def test_every_page_is_there(self, pages: Path) -> None:
         names = [
@@ -260,6 +375,16 @@ class TestBuild:
         assert "(book/results/depth.svg)" in (ROOT / "README.md").read_text()
         shown = (source / "book" / "results" / "depth.svg").read_bytes()
         assert shown in {path.read_bytes() for path in (pages / "_images").glob("depth*.svg")}
+
+    def test_verdicts_lead_to_their_figures_and_tables_can_be_downloaded(self, pages: Path) -> None:
+        page = read(pages, "book/index.html")
+        cell = re.search(r'<span class="verdict supported"><a [^>]*href="([^"#]+)#([^"]+)"', page)
+        assert cell is not None
+        assert f'id="{cell[2]}"' in (pages / "book" / cell[1]).read_text()
+        assert '<span class="verdict contradicted">' in page
+        found = re.search(r'<a class="reference download internal"[^>]*href="([^"]+/claims.csv)"', page)
+        assert found is not None
+        assert (pages / "book" / found[1]).read_text().startswith("claim,architecture,verdict,")
 
     def test_formulas_are_mathml(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")

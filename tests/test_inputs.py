@@ -3,6 +3,7 @@ import json
 import nbformat
 import pytest
 
+from vlalign_utils import rules
 from vlalign_utils.inputs import ParameterError, checked, closure, defaults, effective, input_hash
 from vlalign_utils.registry import Architecture
 
@@ -118,6 +119,32 @@ def test_hash_changes_with_source_parameters_and_model_only(project, llava):
     assert changed != first
     nbformat.write(notebook(code="import vlalign_utils.results"), project / "notebooks" / "01_a.ipynb")
     assert now() not in (first, changed)
+
+
+def test_hash_changes_with_what_decides_the_claims_of_this_notebook_only(project, llava):
+    def now(**change):
+        claim = {
+            **dict.fromkeys(("says", "statistic", "formula", "against", "depth", "heading"), "x"),
+            **change,
+        }
+        claim = {
+            "source": "paper",
+            "works": "x",
+            "chapter": "01_a",
+            "conditions": {"c": {"above": 0}},
+            **claim,
+        }
+        (project / "book").mkdir(exist_ok=True)
+        (project / "book" / "claims.yml").write_text(json.dumps({"claims": {"one": claim}}))
+        rules.load.cache_clear()
+        return input_hash("01_a", llava, {}, project)
+
+    before = input_hash("01_a", llava, {}, project)
+    first = now()
+    assert now(says="better said") == first != before
+    assert now(conditions={"c": {"above": 0.1}}) != first
+    assert now(seeds=3) != first
+    assert now(chapter="02_b") == before
 
 
 def test_a_missing_model_is_explained(project, llava):

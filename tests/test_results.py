@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlalign_utils import results
+from vlalign_utils import results, rules
 from vlalign_utils.results import Report, ResultsError
+from vlalign_utils.rules import ClaimError
+from vlalign_utils.stats import Interval
 
 
 @pytest.fixture
@@ -83,3 +85,54 @@ def test_load_finds_published_results_wherever_they_are(report, tmp_path, monkey
     assert loaded.notebook == "02_probing"
     with pytest.raises(ResultsError, match="llava/02_probing has no table 't'; it has: none"):
         loaded.frame("t")
+
+
+DEPTH, GUARD = Interval(0.4, 0.3, 0.512345678, 200), Interval(0.1, 0.05, 0.2, 100)
+
+
+def entry(depth=DEPTH, guard=GUARD):
+    return dict(zip(rules.claim("entry").conditions, (depth, guard), strict=True))
+
+
+@pytest.fixture
+def geometry(tmp_path):
+    return Report("03_geometry", arch="llava", out_dir=str(tmp_path))
+
+
+def test_a_verdict_is_stored_with_all_that_decided_it(geometry):
+    verdict = geometry.claim("entry", entry())
+    assert verdict.word == "supported"
+    stored = results.read(geometry.save()).claims["entry"]
+    assert stored == verdict
+    (main, guard), intervals = rules.claim("entry").conditions, stored.intervals()
+    assert intervals[main] == Interval(0.4, 0.3, 0.512346, 200)
+    assert intervals[guard] == GUARD
+    assert (stored.decided_by, stored.seeds, stored.level) == (main, 1, pytest.approx(1 - 0.05 / 9))
+
+
+def test_what_could_not_be_measured_is_stored_as_such(geometry):
+    geometry.claim("entry", entry(guard=None))
+    stored = results.read(geometry.save()).claims["entry"]
+    assert (stored.word, list(stored.intervals().values())[1]) == ("undecided", None)
+
+
+def test_a_claim_that_makes_no_sense_is_refused(geometry, report):
+    with pytest.raises(ClaimError, match="did you mean 'entry'"):
+        geometry.claim("enrty", entry())
+    with pytest.raises(ClaimError, match="claim 'entry' is judged in 03_geometry"):
+        report.claim("entry", entry())
+    with pytest.raises(ClaimError, match="does not have"):
+        geometry.claim("entry", {**entry(), "other": None})
+    with pytest.raises(ResultsError, match=r"claim 'entry', 'depth that .*' is nan"):
+        geometry.claim("entry", entry(depth=Interval(float("nan"), 0, 1, 9)))
+    geometry.claim("entry", entry())
+    with pytest.raises(ResultsError, match="'entry' is reported twice in 03_geometry"):
+        geometry.claim("entry", entry())
+
+
+def test_a_file_from_before_there_were_claims_is_read(report):
+    path = report.save()
+    data = json.loads(path.read_text())
+    del data["claims"]
+    path.write_text(json.dumps(data))
+    assert results.read(path).claims == {}

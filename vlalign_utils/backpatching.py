@@ -6,7 +6,7 @@ image ended too late. Source: Biran et al. 2024, 2406.12775; for images 2506.090
 
 from collections.abc import Sequence
 
-from vlalign_utils.edits import Patch
+from vlalign_utils.edits import Patch, check_layer
 from vlalign_utils.models import VLM
 from vlalign_utils.sweeps import Edits, Sweep, positions, replayed
 from vlalign_utils.tasks import Batch, Item
@@ -30,6 +30,8 @@ def backpatch_sweep(
     positions, IndexError for a layer that is not there.
     """
     vlm.capabilities().require("image_positions")
+    for target in targets:
+        check_layer(target, "target", 0, vlm.n_layers - 1)
     spans = [(source, target) for target in targets for source in range(target, vlm.n_layers + 1)]
 
     def edits(run: Run, batch: Batch) -> Edits:

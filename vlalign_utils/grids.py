@@ -22,6 +22,7 @@ def image_grid(vlm: VLM, side: int) -> int:
     Found by trying: other noise in one cell of the picture must change the token of that cell most. Raises
     ValueError, saying what was seen, for a model whose image tokens are no such square.
     """
+    vlm.capabilities().require("image_positions")
     model, noise = type(vlm.model).__name__, rng(0, "image grid")
     picture = noise.integers(0, 256, (side, side, 3), dtype=np.uint8)
     n = len(_entering(vlm, [picture])[0])
@@ -48,11 +49,11 @@ def image_grid(vlm: VLM, side: int) -> int:
 
 
 def _entering(vlm: VLM, pictures: list[np.ndarray]) -> list[torch.Tensor]:
-    """What enters layer 0 at the image tokens of each picture; nothing where there are none."""
+    """What enters layer 0 at the image tokens of each picture."""
     inputs = vlm.prepare([QUESTIONS[0]] * len(pictures), [Image.fromarray(p) for p in pictures])
-    image = vlm.image_mask(inputs)
-    stream = vlm.prefix(inputs, 0)
-    return [stream[i, image[i]] if image is not None else stream[i, :0] for i in range(len(pictures))]
+    image, stream = vlm.image_mask(inputs), vlm.prefix(inputs, 0)
+    assert image is not None
+    return [tokens[mask] for tokens, mask in zip(stream, image, strict=True)]
 
 
 def cells_showing(pixels: Bool[np.ndarray, "side side"], grid: int) -> Bool[np.ndarray, "cells"]:

@@ -114,7 +114,7 @@ class Verdict(_Strict):
         """In lines: the word, then every condition."""
         lines = [f"{self.word}, by {self.decided_by}"]
         lines += [f"  {'guard, ' * o.guard}{name}: {o}" for name, o in self.conditions.items()]
-        return "\n".join([*lines, f"  intervals at {self.level:.2%}, seeds: {self.seeds}"])
+        return "\n".join([*lines, f"  intervals at {100 * self.level:.2f} %, seeds: {self.seeds}"])
 
 
 @cache

@@ -35,9 +35,10 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
 *undecided* otherwise. A *guard* says that the measurement works at all, such as better than shuffled pairs:
 unless every guard's interval lies inside, the claim is undecided. So is one on training, when fewer seeds
 were run than it needs.""",
-        f"""The level of every interval is {level:.2%}: 95 % corrected for {len(known)} claims (Bonferroni).
-One side of an interval misses the truth in {(1 - level) / 2:.2%} of repetitions, and {sides} sides can make a
-verdict wrong: an architecture gets any false verdict in at most {sides * (1 - level) / 2:.1%}.""",
+        f"""The level of every interval is {100 * level:.2f} %: 95 % corrected for {len(known)} claims
+(Bonferroni). One side of an interval misses the truth in {50 * (1 - level):.2f} % of repetitions, and {sides}
+sides can make a verdict wrong: an architecture gets any false verdict in at most
+{50 * sides * (1 - level):.1f} %.""",
         f"Every condition of every verdict: {link}.",
     ]
     for name, claim in known.items():
@@ -48,11 +49,10 @@ verdict wrong: an architecture gets any false verdict in at most {sides * (1 - l
 def _claim(claim: Claim, archs: list[Architecture], found: Verdicts) -> list[str]:
     cites = " {cite}`" + ",".join(claim.references) + "`" if claim.references else ""
     works = f" ({text(claim.works)})" if claim.works else ""
-    rows = [["verdict", "", *(verdicts.marked(v) for v in found.values())]]
+    rows = [["verdict", *(verdicts.marked(claim, arch, v) for arch, v in found.items())]]
     rows += [
         [
-            text(name) + " (guard)" * region.guard,
-            text(region.region()),
+            f"{'guard: ' * region.guard}{text(name)}; *{text(region.region())}*",
             *("" if v is None else _full(v.conditions[name], v.decided_by == name) for v in found.values()),
         ]
         for name, region in claim.conditions.items()
@@ -67,7 +67,9 @@ def _claim(claim: Claim, archs: list[Architecture], found: Verdicts) -> list[str
         f"Null\n: {text(claim.against)}",
         f"Depth\n: {text(claim.depth)}",
         f"Needs\n: at least {claim.seeds} seeds" if claim.seeds > 1 else "",
-        table(("condition", "must be", *(text(arch.title) for arch in archs)), "l" * (2 + len(archs)), rows),
+        ":::{div} verdicts",
+        table(("condition", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
+        ":::",
     ]
     seeds = [f"{arch.title}: {v.decided_by}" for arch in archs if (v := found[arch.name]) and _few(v)]
     silent = [_silent(claim, arch) for arch in archs if found[arch.name] is None]
@@ -87,7 +89,8 @@ def _silent(claim: Claim, arch: Architecture) -> str:
 def _full(outcome: Outcome, decides: bool) -> str:
     if outcome.interval is None:
         return "not measurable"
-    shown = f"{verdicts.measured(outcome)}, {outcome.lies}, N = {outcome.interval.n}"
+    n = f"N = {outcome.interval.n}".replace(" ", "\N{NO-BREAK SPACE}")
+    shown = f"{verdicts.measured(outcome)}, {outcome.lies}, {n}"
     return f"**{shown}**" if decides else shown
 
 

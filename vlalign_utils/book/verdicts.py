@@ -48,7 +48,7 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     rows = [
         [
             f"[{text(name)}](#claim-{name}): {text(claim.says)}",
-            *(_cell(claim, arch, found[name][arch.name]) for arch in archs),
+            *(_cell(claim, arch, verdict) for arch, verdict in found[name].items()),
         ]
         for name, claim in known.items()
     ]
@@ -57,7 +57,9 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     lines = [
         f"Of {counts.total()} cells: {told}. The rule was written before the numbers and is the same for all "
         "[claims](/_generated/claims.md). In a cell: the word, then the interval that decided it.",
+        ":::{div} verdicts",
         table(("claim", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
+        ":::",
         f"Download {link}.",
     ]
     write_atomic(folder / "verdicts.md", "\n\n".join(lines) + "\n")
@@ -68,25 +70,28 @@ def word(verdict: Verdict | None) -> str:
     return NOT_RUN if verdict is None else verdict.word
 
 
-def marked(verdict: Verdict | None, target: str = "") -> str:
-    """The word, set apart by its class, and linked when a target is given."""
-    shown = f"[{word(verdict)}]({target})" if target else word(verdict)
-    return f"[{shown}]{{.verdict .{word(verdict).replace(' ', '-')}}}"
+def marked(claim: Claim, arch: str, verdict: Verdict | None) -> str:
+    """The word, set apart by its class, which links to the figure that the verdict rests on."""
+    shown = word(verdict)
+    figure = f"/{toc.chapter(arch, claim.chapter)}.ipynb#{default_slugify(claim.heading)}"
+    linked = shown if verdict is None else f"[{shown}]({figure})"
+    return f"[{linked}]{{.verdict .{shown.replace(' ', '-')}}}"
 
 
-def _cell(claim: Claim, arch: Architecture, verdict: Verdict | None) -> str:
-    """The word, which links to the figure it rests on, and the interval that decided it."""
+def _cell(claim: Claim, arch: str, verdict: Verdict | None) -> str:
+    """The word and the interval that decided it."""
     if verdict is None:
-        return marked(verdict)
-    figure = f"/{toc.chapter(arch.name, claim.chapter)}.ipynb#{default_slugify(claim.heading)}"
+        return marked(claim, arch, verdict)
     outcome = verdict.conditions.get(verdict.decided_by)
     why = text(verdict.decided_by) if outcome is None else measured(outcome)
-    return f"{marked(verdict, figure)} {why}"
+    return f"{marked(claim, arch, verdict)} {why}"
 
 
 def measured(outcome: Outcome) -> str:
-    """The interval of a condition, for a cell."""
-    return "not measurable" if outcome.interval is None else interval(outcome.interval, 3)
+    """The interval of a condition, for a narrow cell: it may break before its bracket."""
+    if outcome.interval is None:
+        return "not measurable"
+    return interval(outcome.interval, 3).replace("\N{NO-BREAK SPACE}\\[", " \\[")
 
 
 def _summary(found: dict[str, Verdicts]) -> pd.DataFrame:
