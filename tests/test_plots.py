@@ -115,3 +115,18 @@ def test_footer_holds_what_a_reader_needs() -> None:
     text = example().texts[0].get_text().replace("\n", " ")
     assert text.startswith("N = 30 · seed 1 · a method")
     assert text.endswith("null: none")
+
+
+def test_a_figure_in_a_page_is_small_and_looks_the_same():
+    fig, (ax,) = plots.figure()
+    plots.curves(ax, {"image": Band(np.arange(3.0), np.arange(3.0) - 0.2, np.arange(3.0) + 0.2, 9)})
+    full = io.BytesIO()
+    fig.savefig(full, format="png")
+    small = plots.palette_png(fig)
+    assert len(small) < 0.5 * len(full.getvalue())
+    one, other = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (full.getvalue(), small)
+    )
+    assert one.shape == other.shape
+    assert np.abs(one - other).mean() < 1
+    assert small == plots.palette_png(fig)
