@@ -1,7 +1,6 @@
 """From per-item values to a verdict: intervals at the level that claims are decided at, and the rule.
 
-gap = claims.interval(middle - early, seed)
-print(report.claim("bypass", {"loss in the middle minus early": gap, ...}))
+In a notebook: `report.claim("bypass", {"loss in the middle minus early": claims.interval(gap, seed), ...})`.
 """
 
 from collections.abc import Callable, Mapping
