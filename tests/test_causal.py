@@ -54,6 +54,24 @@ def test_sweep_equals_full_forwards(vlm: VLM) -> None:
                 assert (swept.correct[name][batch.rows, column] == scores.correct).all()
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("all_solved")
+def test_last_to_last_is_a_mask_without_those_pairs(vlm: VLM) -> None:
+    """Over all layers at once, it is what transformers makes of such a mask by itself."""
+    name = "last to last"
+    swept = causal.sweep(vlm, ITEMS, {name: causal.ROUTES[name]}, width=vlm.n_layers)
+    for row, item in enumerate(ITEMS):
+        inputs = vlm.prepare([item.prompt], [item.image], [item.answer])
+        tokens, answer = inputs["input_ids"].shape[1], len(item.answer.split()) + 1
+        seen = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        seen[-answer - 1 :, -answer - 1 :] = False
+        inputs["attention_mask"] = torch.zeros(1, 1, tokens, tokens).masked_fill(~seen, -1e30)
+        chances = vlm.model(**inputs).logits[0].softmax(-1)
+        ids = inputs["input_ids"][0]
+        expected = np.prod([chances[-k - 1, ids[-k]].item() for k in range(1, answer + 1)])
+        assert swept.prob[name][row, 0] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.usefixtures("all_solved")
 def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM) -> None:
     vlm.capabilities()
