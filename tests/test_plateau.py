@@ -19,7 +19,8 @@ def test_the_run_around_the_highest_layer_is_found():
     curves = np.random.default_rng(0).random((200, 9))
     for share in (0.5, 0.8, 1.0):
         found = plateau.span(curves, 0.1, share)
-        assert [(int(a), int(b)) for a, b in zip(*found, strict=True)] == [naive(c, 0.1, share) for c in curves]
+        expected = [naive(curve, 0.1, share) for curve in curves]
+        assert [(int(a), int(b)) for a, b in zip(*found, strict=True)] == expected
 
 
 def test_a_curve_below_chance_has_a_plateau_of_one_layer():
