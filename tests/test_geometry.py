@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from vlalign_utils import geometry
+from vlalign_utils.stats import rng
 
 
 def cloud(seed: int, n: int = 60, d: int = 5) -> Tensor:
@@ -57,7 +58,7 @@ def test_shuffled_grid_is_the_grid_of_shuffled_items() -> None:
     null = geometry.shuffled_grids(
         geometry.layer_neighbours(x, 5), geometry.layer_neighbours(y, 5), 3, seed=4
     )
-    stream = geometry.rng(4, "shuffled pairs")
+    stream = rng(4, "shuffled pairs")
     for shuffled in null:
         order = torch.as_tensor(stream.permutation(60))
         assert shuffled.item() == pytest.approx(geometry.mutual_knn(x[0], y[0, order], k=5).mean().item())

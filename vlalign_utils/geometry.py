@@ -3,11 +3,14 @@
 Notation: N items, k neighbours, Lx and Ly layers of the two representations. Chance is k / (N - 1).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlalign_utils.stats import PERMUTATIONS, rng
+from vlalign_utils.resampling import shuffled
+from vlalign_utils.stats import PERMUTATIONS
 
 BLOCK = 512  # items whose distances to all others are held at once
 
@@ -36,14 +39,7 @@ def nearest(x: Float[Tensor, "items d"], k: int) -> Int[Tensor, "items k"]:
     n = len(x)
     if not 1 <= k < n:
         raise ValueError(f"k = {k} neighbours need more than {k} items and k >= 1; there are {n} items")
-    if not x.isfinite().all():
-        raise ValueError("the representation holds NaN or infinity; neighbours are undefined")
-    distinct = len(torch.unique(x, dim=0))
-    if distinct < n:
-        raise ValueError(
-            f"only {distinct} of {n} items differ in this representation, so their neighbours are arbitrary; "
-            "drop duplicate items, or a layer at which this token is the same in every item"
-        )
+    check_distinct(x)
     centred = x - x.mean(dim=0)  # smaller numbers: less is lost in |a|^2 + |b|^2 - 2ab
     found = []
     for start in range(0, n, BLOCK):
@@ -52,6 +48,18 @@ def nearest(x: Float[Tensor, "items d"], k: int) -> Int[Tensor, "items k"]:
         distance[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = torch.inf
         found.append(distance.topk(k, largest=False).indices)
     return torch.cat(found)
+
+
+def check_distinct(x: Float[Tensor, "items d"]) -> None:
+    """Raises ValueError when items cannot be told apart: not finite, or duplicates."""
+    if not x.isfinite().all():
+        raise ValueError("the representation holds NaN or infinity; neighbours are undefined")
+    distinct = len(torch.unique(x, dim=0))
+    if distinct < len(x):
+        raise ValueError(
+            f"only {distinct} of {len(x)} items differ in this representation, so their neighbours are "
+            "arbitrary; drop duplicate items, or a layer at which this token is the same in every item"
+        )
 
 
 def layer_neighbours(x: Float[Tensor, "layers items d"], k: int) -> Int[Tensor, "layers items k"]:
@@ -63,13 +71,14 @@ def layer_neighbours(x: Float[Tensor, "layers items d"], k: int) -> Int[Tensor, 
     for layer, states in enumerate(x):
         try:
             # On the unit sphere the Euclidean order is the cosine order.
-            found.append(nearest(_unit(standardise(states)), k))
+            found.append(nearest(directions(standardise(states)), k))
         except ValueError as error:
             raise ValueError(f"layer {layer}: {error}") from error
     return torch.stack(found)
 
 
-def _unit(x: Float[Tensor, "items d"]) -> Float[Tensor, "items d"]:
+def directions(x: Float[Tensor, "items d"]) -> Float[Tensor, "items d"]:
+    """Every item scaled to unit length. Raises ValueError when an item has none."""
     length = x.norm(dim=-1, keepdim=True)
     if (length == 0).any():
         raise ValueError(
@@ -118,14 +127,22 @@ def shuffled_grids(
 
     The maximum of one shuffled grid is the fair comparison for the best cell of the real grid.
     """
+    return shuffled(partial(overlap_paired, x, y), x.shape[1], permutations, seed)
+
+
+def overlap_paired(
+    x: Int[Tensor, "layers_x items k"],
+    y: Int[Tensor, "layers_y items k"],
+    orders: Int[Tensor, "pairings items"],
+) -> Float[Tensor, "pairings layers_x layers_y"]:
+    """Mean overlap of every pair of layers when item i of x meets item order[i] of y, for each order."""
     n, k = x.shape[1:]
-    stream = rng(seed, "shuffled pairs")
-    orders = [torch.as_tensor(stream.permutation(n), device=y.device) for _ in range(permutations)]
-    total = torch.zeros(permutations, len(x), len(y), device=x.device)
+    orders = orders.to(y.device)
+    total = torch.zeros(len(orders), len(x), len(y), device=x.device)
     for rows in torch.arange(n).split(BLOCK):
         members = _members(x[:, rows], n)
         for grid, order in zip(total, orders, strict=True):
-            # Item i of x meets item order[i] of y, whose neighbours are renamed to x's numbering.
+            # y's neighbours are renamed to x's numbering.
             renamed = order.argsort()[y[:, order[rows]]]
             grid += _shared(members, renamed).sum(dim=-1)
     return total / (n * k)
