@@ -10,7 +10,7 @@ import torch
 import transformers
 import typer
 
-from benchmarks import capture, memory, reuse, storage, sweeps
+from benchmarks import capture, geometry, memory, reuse, storage, sweeps
 from benchmarks.sizes import SIZES
 from vlalign_utils.paths import write_atomic
 
@@ -42,7 +42,7 @@ def run(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
     width = 64 if size == "tiny" else 4096
-    timed = [*reuse.rows(chosen), *capture.rows(chosen), *sweeps.rows(chosen)]
+    timed = [*reuse.rows(chosen), *capture.rows(chosen), *sweeps.rows(chosen), *geometry.rows(chosen)]
     timed += storage.rows(chosen.rounds, width=width)
     name = machine(chosen.device)
     path = out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"

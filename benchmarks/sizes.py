@@ -14,12 +14,16 @@ TEXT_BEFORE = 8  # tokens ahead of the image
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of tower and decoder, tokens, how often each way is timed, and where it runs."""
+    """Sizes of tower and decoder, tokens, how often each way is timed, and where it runs.
+
+    `cloud` is for the geometry, which needs no model: layers, items and width of the states.
+    """
 
     decoder: dict[str, int]
     tower: dict[str, int]
     text_tokens: int
     rounds: int
+    cloud: tuple[int, int, int]
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -40,12 +44,14 @@ SIZES = {
         _shape(64, 4, 4, 172) | {"image_size": 112, "patch_size": 14},
         text_tokens=24,
         rounds=3,
+        cloud=(3, 200, 32),
     ),
     "small": Size(
         _shape(512, 12, 8, 1376) | {"vocab_size": 2000},
         _shape(512, 12, 8, 1376) | {"image_size": 336, "patch_size": 14},
         text_tokens=64,
         rounds=3,
+        cloud=(24, 5000, 1024),
     ),
     # LLaVA-1.5-7B: Vicuna and CLIP ViT-L/14 at 336 pixels.
     "7b": Size(
@@ -53,6 +59,7 @@ SIZES = {
         _shape(1024, 24, 16, 4096) | {"image_size": 336, "patch_size": 14},
         text_tokens=64,
         rounds=5,
+        cloud=(24, 5000, 1024),
         device="cuda",
         dtype=torch.bfloat16,
     ),

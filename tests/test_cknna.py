@@ -21,8 +21,8 @@ def naive_hsic(k: list[list[float]], el: list[list[float]]) -> float:
     return (trace + sums / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
 
 
-def naive_cknna(x: Tensor, y: Tensor, k: int) -> float:
-    """The published definition on items of unit length, one entry at a time."""
+def naive_kept(x: Tensor, y: Tensor, k: int) -> tuple[float, float, float]:
+    """HSIC of the published definition on items of unit length: across, own of x, own of y."""
     n = len(x)
     grams, near = [], []
     for points in (x, y):
@@ -37,7 +37,12 @@ def naive_cknna(x: Tensor, y: Tensor, k: int) -> float:
         masked = [[[g[i][j] * (j in both[i]) for j in range(n)] for i in range(n)] for g in grams]
         return naive_hsic(masked[one], masked[other])
 
-    return kept(0, 1) / ((kept(0, 0) * kept(1, 1)) ** 0.5 + 1e-6)
+    return kept(0, 1), kept(0, 0), kept(1, 1)
+
+
+def naive_cknna(x: Tensor, y: Tensor, k: int) -> float:
+    across, own_x, own_y = naive_kept(x, y, k)
+    return across / ((own_x * own_y) ** 0.5 + 1e-6)
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -98,3 +103,13 @@ def test_one_neighbour_or_different_numbers_are_refused() -> None:
         cknna(x[0], y[0], k=1)
     with pytest.raises(ValueError, match="40 items with 5 and 4 neighbours"):
         cknna_grid(prepare(x, 5), prepare(y, 4))
+
+
+def test_a_layer_whose_own_hsic_is_not_positive_is_named() -> None:
+    # Four items, two neighbours each: few enough for the unbiased estimate to fall below 0.
+    for seed in range(1000):
+        points = normalised(cloud(seed, n=4, d=3)[0])
+        if naive_kept(points, points, 2)[1] <= 0:
+            break
+    with pytest.raises(ValueError, match="layer 0: too few of the k = 2 neighbours are mutual"):
+        cknna(points, points, 2)

@@ -28,6 +28,8 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
         "capture",
         "early stop",
         "replay of the decoder",
+        "prepare, overlap_grid, imbalance_grid",
+        "layer_distances, two_nn",
     }
     assert all(row["low"] <= row["times faster"] <= row["high"] for row in run["rows"])
     assert all(row["difference"] <= 1e-5 for row in run["rows"] if "difference" in row)

@@ -62,7 +62,7 @@ def as_paired(n: int) -> Int[Tensor, "1 items"]:
 def distances_to_all(x: Float[Tensor, "items d"], rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
     """Euclidean distances of some items to all; infinite to themselves."""
     distance = torch.cdist(x[rows], x)
-    distance[torch.arange(len(rows)), rows] = torch.inf
+    distance[torch.arange(len(rows), device=rows.device), rows] = torch.inf
     return distance
 
 

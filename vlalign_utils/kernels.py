@@ -71,7 +71,7 @@ def _gram(
     x: Float[Tensor, "layers items d"], rows: Int[Tensor, "rows"]
 ) -> Float[Tensor, "layers rows items"]:
     gram = (x[:, rows] @ x.mT).double()
-    gram[:, torch.arange(len(rows)), rows] = 0
+    gram[:, torch.arange(len(rows), device=rows.device), rows] = 0
     return gram
 
 

@@ -23,7 +23,9 @@ def shuffled(
 
     `paired` is any `*_paired` function of the geometry with its two representations filled in, such as
     `partial(imbalance_paired, x, y)`. It gets all pairings at once, so what depends on one layer alone is
-    computed once. The best cell of one grid is the fair comparison for the best cell of the real grid.
+    computed once: with 600 items and 9 x 9 layers, 100 pairings take half a second or less on one core for
+    overlap, imbalance, cosine and recall, and some 4 seconds for CKA and for CKNNA. The best cell of one grid
+    is the fair comparison for the best cell of the real grid.
     """
     stream = rng(seed, "shuffled pairs")
     return paired(torch.as_tensor(np.stack([stream.permutation(n) for _ in range(permutations)])))
