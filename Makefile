@@ -81,7 +81,7 @@ bench: $(READY)
 
 lock: $(READY)
 	mkdir -p .cache && echo "$(TORCH)" > .cache/torch.txt
-	.venv/bin/uv pip compile --quiet --python $(PY) --no-emit-package torch --no-emit-find-links --no-header \
+	.venv/bin/uv pip compile --quiet --python $(PY) --python-version 3.11 --no-emit-package torch --no-emit-find-links --no-header \
 	  --no-annotate --extra book --extra dev -c .cache/torch.txt pyproject.toml -o requirements.lock
 
 clean:

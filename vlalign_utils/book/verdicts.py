@@ -55,7 +55,7 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     told = ", ".join(f"{counts[each]} {each}" for each in WORDS)
     link = downloads.save(_summary(found), folder, "claims", "this table as CSV")
     lines = [
-        f"Of {counts.total()} cells: {told}. The rule was written before the numbers and is the same for all "
+        f"Of {counts.total()} cells: {told}. The rule is the same for all "
         "[claims](/_generated/claims.md). In a cell: the word, then the interval that decided it.",
         ":::{div} verdicts",
         table(("claim", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
