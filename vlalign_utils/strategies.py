@@ -18,7 +18,7 @@ _CONNECTOR = re.compile(r"projector|connector|merger|resampler")
 class Strategy:
     """Decoder layers that are trained, ascending; all else is frozen but what the other fields name.
 
-    `rank` above 0 trains LoRA matrices of that rank in those layers, and leaves their own weights as they are.
+    `rank` above 0 trains LoRA matrices of that rank in those layers, and none of their own weights.
     `language` trains the whole language model: its embeddings, final norm and head as well.
     """
 

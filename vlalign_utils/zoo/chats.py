@@ -22,7 +22,7 @@ from vlalign_utils.data.documents import (
 )
 from vlalign_utils.data.tokenizer import SPECIAL
 from vlalign_utils.discovery import find_anatomy
-from vlalign_utils.zoo.loop import of_all
+from vlalign_utils.loop import of_all
 from vlalign_utils.zoo.vision import draw
 
 TEXT_ROWS = 0.2  # of the rows of instruction tuning: what keeps the language model's text

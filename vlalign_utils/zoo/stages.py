@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vlalign_utils.zoo.chats import Chatting, Writer, picture_rows, text_rows
-from vlalign_utils.zoo.loop import History, fit
+from vlalign_utils.loop import History, fit
 from vlalign_utils.zoo.recipe import Recipe
 from vlalign_utils.zoo.shell import bridge, connector, vision_tower
 from vlalign_utils.zoo.vision import RegionNaming, grid_side, naming_batches

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from vlalign_utils.data.kinds import KINDS, Kind, Region
 from vlalign_utils.data.render import SIDE
-from vlalign_utils.zoo.loop import of_all
+from vlalign_utils.loop import of_all
 from vlalign_utils.zoo.shell import Shell, connector, image_features, vision_tower
 
 AXES = [(kind, axis) for kind in KINDS.values() for axis in kind.axes]

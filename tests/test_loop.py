@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from vlalign_utils.paths import ROOT
-from vlalign_utils.zoo import loop
-from vlalign_utils.zoo.loop import fit, rate
+from vlalign_utils import loop
+from vlalign_utils.loop import fit, rate
 from vlalign_utils.zoo.recipe import Schedule
 
 SCHEDULE = Schedule(steps=20, batch_size=32, lr=0.2)
@@ -83,8 +83,8 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from test_zoo_loop import SCHEDULE, Sums, data
-from vlalign_utils.zoo.loop import fit
+from test_loop import SCHEDULE, Sums, data
+from vlalign_utils.loop import fit
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
