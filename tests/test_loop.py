@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from vlalign_utils.paths import ROOT
 from vlalign_utils import loop
-from vlalign_utils.loop import fit, rate
-from vlalign_utils.zoo.recipe import Schedule
+from vlalign_utils.loop import Schedule, fit, rate
+from vlalign_utils.paths import ROOT
+from vlalign_utils.zoo.stages import muon_and_adamw
 
 SCHEDULE = Schedule(steps=20, batch_size=32, lr=0.2)
 
@@ -45,7 +45,7 @@ class Sums(nn.Module):
 def train(path, batches=data):
     torch.manual_seed(0)
     task = Sums()
-    history = fit(task, SCHEDULE, batches, Accelerator(cpu=True), path, "t")
+    history = fit(task, SCHEDULE, batches, Accelerator(cpu=True), path, "t", muon_and_adamw)
     return task, history
 
 
@@ -85,13 +85,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from test_loop import SCHEDULE, Sums, data
 from vlalign_utils.loop import fit
+from vlalign_utils.zoo.stages import muon_and_adamw
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
 share = slice(accelerator.process_index, None, 2)
 torch.manual_seed(0)
 task = Sums()
-fit(task, SCHEDULE, lambda first: (x[share] for x in data(first)), accelerator, Path({path!r}), "t")
+batches = lambda first: (x[share] for x in data(first))
+fit(task, SCHEDULE, batches, accelerator, Path({path!r}), "t", muon_and_adamw)
 """
 
 
@@ -120,7 +122,7 @@ def test_frozen_parameters_stay(tmp_path):
     task = Sums()
     task.last.bias.requires_grad_(False)
     before = task.last.bias.clone()
-    fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t")
+    fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t", muon_and_adamw)
     assert torch.equal(before, task.last.bias)
 
 
@@ -129,17 +131,17 @@ def test_divergence_is_an_error_that_says_where(tmp_path):
         task = Sums()
         task.last.bias.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="at step 0; lower the learning rate"):
-        fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t")
+        fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t", muon_and_adamw)
 
 
 def test_fewer_rows_than_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 64)
     with pytest.raises(ValueError, match="batch_size is 32, less than one row for each of the 64 processes"):
-        fit(Sums(), SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t")
+        fit(Sums(), SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t", muon_and_adamw)
 
 
 def test_matrices_of_layers_go_to_muon_all_else_to_adamw():
-    adamw, muon = loop._optimizers(dict(Sums().named_parameters()), SCHEDULE)
+    adamw, muon = muon_and_adamw(dict(Sums().named_parameters()), SCHEDULE)
     shapes = [[tuple(p.shape) for p in o.param_groups[0]["params"]] for o in (adamw, muon)]
     assert shapes == [[(1, 3), (1,)], [(3, 3)]]
 

@@ -1,13 +1,9 @@
-"""One training loop for every stage, on any device: warm-up and cosine, resumable to the same weights.
-
-Matrices of layers are trained by Muon (Jordan 2024), all else by AdamW: on the text of this world that takes
-a third fewer steps to the same loss than AdamW alone.
-"""
+"""One training loop for all that is trained, on any device: resumable to the same weights."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,29 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vlalign_utils.zoo.recipe import Schedule
-
 SAVE_EVERY = 100  # steps
 CURVE_POINTS = 100
-MUON = 2.0  # times the schedule's rate, in AdamW's units
+BEGINNING = 10  # steps whose mean loss is what a run that diverges rises above
+RISE = 4.0  # times that mean
+
+Make = Callable[[dict[str, nn.Parameter], "Schedule"], list[torch.optim.Optimizer]]
+
+
+class Schedule(BaseModel):
+    """How long and how fast to train: `lr` is the peak, reached after `warmup` of the steps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)  # rows, over all processes
+    lr: float = Field(gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
 
 
 def rate(schedule: Schedule, step: int) -> float:
@@ -42,6 +53,25 @@ class History:
     step: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+
+    def note(self, loss: float) -> bool:
+        """Keep a step's loss; whether training has diverged: not finite, or far above where it began."""
+        if len(self.first) < BEGINNING:
+            self.first.append(loss)
+        self.recent = [*self.recent, loss][-BEGINNING:]
+        risen = self.step > 2 * BEGINNING and sum(self.recent) > RISE * sum(self.first)
+        return risen or not math.isfinite(loss)
+
+
+class DivergedError(FloatingPointError):
+    """Training got worse without bound; the parameters are those of the last checkpoint."""
+
+    def __init__(self, message: str, history: History) -> None:
+        """Of the history that led there."""
+        super().__init__(message)
+        self.history = history
 
 
 def of_all(counts: Tensor) -> Tensor:
@@ -60,13 +90,18 @@ def fit(
     accelerator: Accelerator,
     checkpoint: Path,
     label: str,
+    make: Make,
+    bar: bool = True,
 ) -> History:
     """Train the parameters of `task` that require gradients; called with a batch it returns the loss.
 
     `batches(first)` yields the batches from step `first` on, and must give a step the same batch however
     the run is cut, so that a killed run resumes from `checkpoint` to the weights of an uninterrupted one
-    (of a task without dropout). Raises ValueError when there are fewer rows than processes, and
-    FloatingPointError when the loss is not finite.
+    (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
+    is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
+    name; a group may have a `times` that multiplies the schedule's rate.
+    Raises ValueError when there are fewer rows than processes, and DivergedError, with the last checkpoint's
+    weights in place, when the loss is not finite or rises far above its beginning.
     """
     if schedule.batch_size < accelerator.num_processes:
         raise ValueError(
@@ -76,66 +111,65 @@ def fit(
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     state = _stored(checkpoint, trained)
     history = History(**state["history"]) if state else History()
-    wrapped, *optimizers = accelerator.prepare(task, *_optimizers(trained, schedule))
+    wrapped, *optimizers = accelerator.prepare(task, *make(trained, schedule))
     for optimizer, stored in zip(optimizers, state["optimizers"] if state else [], strict=bool(state)):
         optimizer.load_state_dict(stored)
-    start, before = time.monotonic(), history.seconds
     window: list[float] = list(state["window"]) if state else []
-    bar = tqdm(
+    if not state and accelerator.is_main_process:
+        _save(checkpoint, trained, optimizers, history, window)
+    start, before = time.monotonic(), history.seconds
+    shown = tqdm(
         total=schedule.steps,
         initial=history.step,
         desc=label,
         mininterval=10,
-        disable=not accelerator.is_main_process,
+        disable=not (bar and accelerator.is_main_process),
     )
     for step, batch in enumerate(batches(history.step), history.step):
-        loss = wrapped(send_to_device(batch, accelerator.device))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"{label}: the loss is {loss.item()} at step {step}; lower the learning rate"
-            )
         for optimizer in optimizers:
             optimizer.zero_grad()
-        accelerator.backward(loss)
+        loss = accelerator.reduce(_backward(wrapped, batch, accelerator), "mean").item()
+        diverged = history.note(loss)
+        if diverged:
+            _stored(checkpoint, trained)
+            where = f"{label}: the loss is {loss:.3g} at step {step}"
+            raise DivergedError(f"{where}; lower the learning rate", history)
         accelerator.clip_grad_norm_(trained.values(), schedule.clip)
-        for optimizer, times in zip(optimizers, (1.0, MUON), strict=False):
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = times * rate(schedule, step)
+                group["lr"] = group.get("times", 1.0) * rate(schedule, step)
             optimizer.step()
-        window.append(accelerator.reduce(loss.detach(), "mean").item())
+        window.append(loss)
         history.step = step + 1
         history.seconds = before + time.monotonic() - start
         if history.step % max(1, schedule.steps // CURVE_POINTS) == 0:
             history.curve.append((history.step, round(sum(window) / len(window), 5)))
-            bar.set_postfix(
+            shown.set_postfix(
                 loss=f"{history.curve[-1][1]:.3f}", lr=f"{rate(schedule, step):.1e}", refresh=False
             )
             window.clear()
         ends = history.step % SAVE_EVERY == 0 or history.step == schedule.steps
         if ends and accelerator.is_main_process:
             _save(checkpoint, trained, optimizers, history, window)
-        bar.update()
-    bar.close()
+        shown.update()
+    shown.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return history
 
 
-def _optimizers(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    layered = {n for n, p in trained.items() if p.ndim == 2 and re.search(r"\.\d+\.", n)}
-    rest = [p for name, p in trained.items() if name not in layered]
-    decay = schedule.weight_decay
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=decay)
-    ]
-    if layered:
-        matrices = [trained[name] for name in trained if name in layered]
-        made.append(
-            torch.optim.Muon(
-                matrices, lr=MUON * schedule.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return made
+def _backward(wrapped: nn.Module, batch: Any, accelerator: Accelerator) -> Tensor:
+    """Gradients of one step, of one batch or of several; its loss."""
+    parts = batch if isinstance(batch, tuple) else ((batch,),)
+    losses = []
+    for number, part in enumerate(parts):
+        # Processes exchange gradients once, with the last of the batches.
+        quiet = accelerator.no_sync(wrapped) if number < len(parts) - 1 else nullcontext()
+        with quiet:
+            loss = wrapped(*send_to_device(part, accelerator.device))
+            accelerator.backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _save(

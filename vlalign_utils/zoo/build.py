@@ -20,9 +20,9 @@ from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.render import digit_items
 from vlalign_utils.loading import load_vlm
+from vlalign_utils.loop import History
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.results import tidy_json
-from vlalign_utils.loop import History
 from vlalign_utils.zoo.recipe import STAGES, Recipe, Schedule, read_recipe
 from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.stages import train_stage

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vlalign_utils.loop import Schedule
 from vlalign_utils.zoo.shell import Shell
 
 STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
@@ -13,17 +14,6 @@ STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Schedule(_Strict):
-    """How long and how fast to train a stage: `lr` is the peak, reached after `warmup` of the steps."""
-
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)  # rows, over all processes
-    lr: float = Field(gt=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
 
 
 class Stages(_Strict):

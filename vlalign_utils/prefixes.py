@@ -1,0 +1,284 @@
+"""What the layers below a band give, recorded once per batch and read again in every epoch.
+
+With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
+in one safetensors file per batch, memory-mapped when read, and a replay from there gives the gradients of the
+ordinary forward. Of what ran below, only the tensors that the rest of the forward reads are kept. Which those
+are is found out on the first batch, by putting NaN in their place: what nobody reads spoils nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from vlalign_utils.identity import weights_identity
+from vlalign_utils.journal import StoreError
+from vlalign_utils.models import VLM
+from vlalign_utils.trace import Run
+from vlalign_utils.walk import Answer
+
+LOG = logging.getLogger("vlalign")
+Inputs = Mapping[str, Any]
+Slot = tuple[str, int, int]  # a module before layer 0, or "" for a layer; its call, or the layer; the leaf
+
+
+class Prefixes:
+    """Recorded inputs of layer `start` for batches that stay the same; `runs(i)` is what `replay` takes."""
+
+    def __init__(
+        self, vlm: VLM, batches: Sequence[Inputs], start: int, folder: Path, limit: int | None = None
+    ) -> None:
+        """Try the first batch. Files are kept in a subfolder of `folder`, named by model, batches and start.
+
+        With `limit` (bytes) the batches that do not fit are run through the model each time instead. Raises
+        ValueError, with the reason, for a model or batches that cannot be recorded, and StoreError when the
+        disk is too full.
+        """
+        if not batches:
+            raise ValueError("there are no batches to record")
+        self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
+        self._below = [p for p in vlm.model.parameters() if id(p) not in _parameters(vlm.layers[start:])]
+        self._versions = [p._version for p in self._below]
+        first = self._record(0)
+        self._specs = _specs(first)
+        self._needed = _needed(vlm, first, start)
+        self.folder = folder / _key(vlm, batches, start)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._checked: set[int] = set()
+        self.size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        self._check_space(first)
+
+    def run(self, i: int) -> Run:
+        """What layer `start` and the rest need of batch `i`: read, or recorded now, and kept if it fits.
+
+        Raises ValueError when weights below `start` have changed since.
+        """
+        if [p._version for p in self._below] != self._versions:
+            raise ValueError(
+                f"weights below layer {self.start} have changed since they were recorded: record them again"
+            )
+        path = self.folder / f"{i:06d}.safetensors"
+        stored = self._read(path, i) if path.is_file() else None
+        if stored is not None:
+            return stored
+        run = self._record(i)
+        kept, about = self._split(run)
+        if self.limit is None or self.size + _bytes(kept) <= self.limit:
+            _write(path, kept, about)
+            self.size += path.stat().st_size
+        return run
+
+    def _record(self, i: int) -> Run:
+        run = self.vlm.record(stop=self.start, **self.batches[i])
+        states = pytree.tree_leaves([list(by.values()) for by in run.states.values()])
+        if any(isinstance(leaf, Tensor) for leaf in states):
+            raise ValueError(
+                f"{type(self.vlm.model).__name__}: layers below {self.start} hand keys and values to those "
+                "above, which a recorded prefix does not hold: train without it"
+            )
+        return run
+
+    def _split(self, run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors to keep, and as text: for every leaf where it is or what it was, and the stream's shape."""
+        if _specs(run) != self._specs:
+            raise ValueError(
+                "what runs before the layers differs from batch to batch: train without recorded prefixes"
+            )
+        kept: dict[str, Tensor] = {}
+        plan: list[list[Any]] = []
+        for number, (slot, leaf) in enumerate(_leaves(run)):
+            if not isinstance(leaf, Tensor):
+                if not isinstance(leaf, str | int | float | bool | None):
+                    raise ValueError(
+                        f"a {type(leaf).__name__} runs before layer {self.start}, which no file can hold: "
+                        "train without recorded prefixes"
+                    )
+                plan.append(["value", leaf])
+            elif slot in self._needed:
+                kept[str(number)] = leaf.detach().contiguous().cpu()
+                plan.append(["kept", str(number)])
+            else:
+                plan.append(["empty", list(leaf.shape), str(leaf.dtype).removeprefix("torch.")])
+        return kept, {"plan": json.dumps(plan), "shape": json.dumps(list(run.resid[self.start].shape))}
+
+    def _read(self, path: Path, i: int) -> Run | None:
+        try:
+            with safe_open(path, "pt", device=str(self.vlm.device)) as file:
+                about = file.metadata()
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            plan, shape = json.loads(about["plan"]), tuple(json.loads(about["shape"]))
+            sound = i in self._checked or int(about["crc32"]) == _checksum(kept)
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            LOG.warning("%s is damaged: its batch is recorded again", path)
+            path.unlink()
+            return None
+        self._checked.add(i)
+        leaves = [_leaf(entry, kept, self.vlm.device) for entry in plan]
+        return self._rebuilt(i, leaves, shape)
+
+    def _rebuilt(self, i: int, leaves: list[Any], shape: tuple[int, ...]) -> Run:
+        answers: dict[str, list[Answer]] = {}
+        outputs: dict[int, Any] = {}
+        left = iter(leaves)
+        for (name, number), spec in self._specs:
+            own = [next(left) for _ in range(spec.num_leaves)]
+            if name:
+                answers.setdefault(name, []).append((own, spec))
+            else:
+                outputs[number] = pytree.tree_unflatten(own, spec)
+        # Only its shape is looked at: the stream comes out of the last layer that did not run.
+        stream = torch.empty((), dtype=self.vlm.model.dtype, device=self.vlm.device).expand(shape)
+        return Run(
+            inputs=self.batches[i],
+            resid=[stream] * (self.start + 1),
+            final=None,
+            outputs=outputs,
+            states={},
+            answers=answers,
+            calls={},
+            root=self.vlm.model,
+            versions=[stream._version] * (self.start + 1),
+        )
+
+    def _check_space(self, first: Run) -> None:
+        whole = len(self.batches) * _bytes(self._split(first)[0])
+        wanted = (whole if self.limit is None else min(whole, self.limit)) - self.size
+        free = shutil.disk_usage(self.folder).free
+        if wanted > free:
+            raise StoreError(
+                f"{self.folder} needs about {wanted / 1e9:.1f} GB for recorded prefixes, but "
+                f"{free / 1e9:.1f} GB are free there: free some, record elsewhere, or give a limit"
+            )
+
+
+def _parameters(layers: nn.ModuleList) -> set[int]:
+    return {id(p) for p in layers.parameters()}
+
+
+def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]:
+    """Everything that ran below, in one order: module and call, or layer; its leaves and their structure."""
+    found = [
+        ((name, number), leaves, spec)
+        for name in sorted(run.answers)
+        for number, (leaves, spec) in enumerate(run.answers[name])
+    ]
+    for k in sorted(run.outputs):
+        leaves, spec = pytree.tree_flatten(run.outputs[k])
+        found.append((("", k), leaves, spec))
+    return found
+
+
+def _specs(run: Run) -> list[tuple[tuple[str, int], pytree.TreeSpec]]:
+    return [(at, spec) for at, _, spec in _calls(run)]
+
+
+def _leaves(run: Run) -> list[tuple[Slot, Any]]:
+    return [((*at, j), leaf) for at, leaves, _ in _calls(run) for j, leaf in enumerate(leaves)]
+
+
+def _with(run: Run, put: Mapping[Slot, Tensor]) -> Run:
+    """A run with other tensors in some of its slots."""
+    answers: dict[str, list[Answer]] = {}
+    outputs: dict[int, Any] = {}
+    for at, leaves, spec in _calls(run):
+        own = [put.get((*at, j), leaf) for j, leaf in enumerate(leaves)]
+        if at[0]:
+            answers.setdefault(at[0], []).append((own, spec))
+        else:
+            outputs[at[1]] = pytree.tree_unflatten(own, spec)
+    return Run(**{**vars(run), "answers": answers, "outputs": outputs})
+
+
+@torch.no_grad()
+def _needed(vlm: VLM, run: Run, start: int) -> set[Slot]:
+    """Slots that the forward from `start` on reads. Raises ValueError when a replay is not exact."""
+    plain = vlm.model(**run.inputs, use_cache=False).logits
+    if not torch.equal(plain, vlm.replay(run, start=start).logits):
+        raise ValueError(
+            f"{type(vlm.model).__name__} does not give the same answer twice from layer {start} on (dropout? "
+            "layers that depend on more than their input?): train without recorded prefixes"
+        )
+    tensors = {slot: leaf for slot, leaf in _leaves(run) if isinstance(leaf, Tensor)}
+    doubtful = [slot for slot, leaf in tensors.items() if leaf.is_floating_point()]
+    needed = set(tensors) - set(doubtful)
+
+    def unread(slots: Sequence[Slot]) -> bool:
+        spoiled = _with(run, {slot: torch.full_like(tensors[slot], torch.nan) for slot in slots})
+        try:
+            return torch.equal(plain, vlm.replay(spoiled, start=start).logits)
+        except (ValueError, RuntimeError, IndexError):
+            return False
+
+    todo = [doubtful] if doubtful else []
+    while todo:  # halve what is read, until it is single
+        slots = todo.pop()
+        if unread(slots):
+            continue
+        if len(slots) == 1:
+            needed.update(slots)
+        else:
+            todo += [slots[: len(slots) // 2], slots[len(slots) // 2 :]]
+    return needed
+
+
+def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device) -> Any:
+    kind, *about = entry
+    if kind == "kept":
+        return kept[about[0]]
+    if kind == "value":
+        return about[0]
+    return torch.zeros(about[0], dtype=getattr(torch, about[1]), device=device)
+
+
+def _write(path: Path, kept: dict[str, Tensor], about: dict[str, str]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # a kill leaves no half file under the real name
+    save_file(kept, partial, about | {"crc32": str(_checksum(kept))})
+    partial.replace(path)
+
+
+def _bytes(kept: Mapping[str, Tensor]) -> int:
+    return sum(value.nbytes for value in kept.values())
+
+
+def _checksum(kept: Mapping[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(kept):
+        raw = kept[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(raw.numpy().data, total)
+    return total
+
+
+def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
+    """Hash of all that decides what is recorded."""
+    digest = hashlib.blake2b(digest_size=16)
+    device = vlm.device.type
+    about = (
+        type(vlm.model).__name__,
+        vlm.model.config.to_json_string(use_diff=False),
+        weights_identity(vlm.model),
+        start,
+        torch.is_autocast_enabled(device) and str(torch.get_autocast_dtype(device)),
+        torch.__version__,
+        transformers.__version__,
+    )
+    digest.update(repr(about).encode())
+    for inputs in batches:
+        for name, value in sorted(inputs.items()):
+            digest.update(f"{name} {value.shape if isinstance(value, Tensor) else value!r}".encode())
+            if isinstance(value, Tensor):
+                digest.update(str(_checksum({name: value})).encode())
+    return digest.hexdigest()
