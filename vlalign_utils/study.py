@@ -1,0 +1,296 @@
+"""Every strategy from the same start, with equal steps and data, for several seeds; kept as records.
+
+One record is one line of JSON, found again by all that decides it: weights, data, strategy, seed and budget.
+Records of the registry's own parameters are committed in `book/studies/`; others gather in `.cache/studies/`.
+`make tune ARCH=llava` trains what is missing, from where it was killed. A record does not depend on the code
+that made it: a test trains one again.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from jaxtyping import Float
+
+from vlalign_utils import registry, tasks
+from vlalign_utils.identity import weights_identity
+from vlalign_utils.inputs import ParameterError
+from vlalign_utils.journal import Journal
+from vlalign_utils.loading import load_vlm
+from vlalign_utils.models import VLM
+from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.pipeline import plan
+from vlalign_utils.stats import above_chance, rng
+from vlalign_utils.store import canonical
+from vlalign_utils.strategies import Strategy, singles, strategies, top
+from vlalign_utils.tasks import Batch, Item
+from vlalign_utils.transplant import transplant_sweep
+from vlalign_utils.tuning import Answers, Budget, Training, tune
+
+NOTEBOOK = "05_tuning"
+TRIAL_BATCHES = 5  # that a short run is judged by
+TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
+LORA_RATE = 3.0  # LoRA's rates, as multiples of those of full weights
+ADAPTED = ("band", "early", "late")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Sizes of a study. `rates` are tried for `trial_steps` each; `items` are held-out questions per suite."""
+
+    band: tuple[int, int]
+    steps: int
+    epochs: int
+    batch_size: int
+    seeds: int
+    rates: tuple[float, ...]
+    trial_steps: int
+    items: int
+    rank: int
+
+    @property
+    def batches(self) -> int:
+        """Batches of training data, each seen once an epoch."""
+        return -(-self.steps // self.epochs)
+
+
+class Records:
+    """What was trained before, by key, and the journal that new records go to."""
+
+    def __init__(self, committed: Path, journal: Path) -> None:
+        """Read both; either may be missing."""
+        lines = committed.read_text(encoding="utf-8").splitlines() if committed.is_file() else []
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(journal)
+        self.known: dict[str, Record] = {r["key"]: r for r in (*map(json.loads, lines), *self._journal.lines)}
+        self.used: dict[str, Record] = {}  # in the order asked for
+
+    def get(self, about: Record, make: Callable[[], Record]) -> Record:
+        """The record about something, made by calling `make` if it is not known."""
+        key = hashlib.sha256(canonical(about).encode()).hexdigest()[:20]
+        if key not in self.known:
+            record = {"key": key, **about, **make()}
+            self._journal.add(record)
+            self.known[key] = record
+        self.used[key] = self.known[key]
+        return self.used[key]
+
+
+class Forgetful(Records):
+    """Knows nothing and keeps nothing: everything is trained now."""
+
+    def __init__(self) -> None:
+        """Of nothing."""
+        self.known, self.used = {}, {}
+
+    def get(self, about: Record, make: Callable[[], Record]) -> Record:
+        """The record, made now."""
+        return {"key": "", **about, **make()}
+
+
+def records(arch: str, quick: bool = False) -> Records:
+    """Records of an architecture; none at quick size, where everything is trained."""
+    name = f"{arch}.jsonl"
+    return (
+        Forgetful()
+        if quick
+        else Records(ROOT / "book" / "studies" / name, ROOT / ".cache" / "studies" / name)
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found: records by strategy, one per seed, and the items that they were scored on."""
+
+    aligned: Record
+    found: dict[str, list[Record]]
+    single: list[Record]
+    importance: list[float]
+    exam: dict[str, list[Item]]
+
+    def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
+        """Normalised score per seed and item of these suites: 0 is guessing, 1 is right."""
+        rows = self.found[name] if name != "aligned" else [self.aligned]
+        chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
+        correct = [np.concatenate([record["correct"][suite] for suite in suites]) for record in rows]
+        return np.stack([above_chance(one, chance) for one in correct])
+
+
+def seeing() -> list[str]:
+    """Suites about what a picture shows."""
+    return [name for name, suite in tasks.SUITES.items() if suite.vision_centric]
+
+
+def lessons(vlm: VLM, protocol: Protocol, seed: int, n_batches: int) -> list[Batch]:
+    """Training questions of all vision-centric suites, as many of each, drawn with the seed."""
+    share = -(-n_batches * protocol.batch_size // len(seeing()))
+    items = [item for name in seeing() for item in tasks.load(name, share, seed, split="train")]
+    order = rng(seed, "lessons").permutation(len(items))[: n_batches * protocol.batch_size]
+    return list(tasks.batches(vlm, [items[i] for i in order], protocol.batch_size))
+
+
+def compared(n_layers: int, protocol: Protocol, importance: Sequence[float], seed: int) -> list[Strategy]:
+    """The strategies of one seed: the random layers are another draw for every seed."""
+    first, stop = protocol.band
+    known = strategies(n_layers, protocol.band, draws=protocol.seeds)
+    drawn = known[f"random {seed + 1}"]
+    plain = [s for name, s in known.items() if not name.startswith("random")]
+    chosen = [*plain, replace(drawn, name="random"), top(np.asarray(importance), stop - first)]
+    return [*chosen, *(known[name].adapters(protocol.rank) for name in ADAPTED)]
+
+
+def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = False) -> Study:
+    """Train, or find the records of, every strategy for every seed.
+
+    Learning rates are chosen per strategy by the loss on other training questions, after a short run of
+    another seed; random layers and single ones take that of `uniform` and `band`. `importance` of a layer is what the
+    tuned model's answers lose in probability when the layer's weights are put back to those before tuning.
+    """
+    start = {"weights": weights_identity(vlm.model)}
+    exam = {name: tasks.load(name, protocol.items) for name in seeing()}
+    exam["text"] = tasks.load("text", 2 * protocol.items)
+    sizes = {"batch_size": protocol.batch_size, "items": protocol.items}
+
+    def say(record: Record) -> Record:
+        if show:
+            words = (record[name] for name in ("what", "strategy", "seed", "lr", "seconds") if name in record)
+            typer.echo(" ".join(map(str, words)), err=True)
+        return record
+
+    def measured() -> Record:
+        items = [item for name in seeing() for item in tasks.load(name, protocol.items, TRIAL_SEED, "train")]
+        sets = [(k,) for k in range(vlm.n_layers)]
+        moved = transplant_sweep(tuned, vlm, items, sets)
+        return {"importance": (moved.receiver.prob[:, None] - moved.prob).mean(0).round(5).tolist()}
+
+    about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), "items": protocol.items}
+    importance = say(kept.get(about, measured))["importance"]
+
+    def best(strategy: Strategy) -> float:
+        rates = [rate * (LORA_RATE if strategy.rank else 1) for rate in protocol.rates]
+        if len(rates) == 1:
+            return rates[0]
+        about = {"what": "rate", **start, **sizes, **_named(strategy)}
+        losses = [
+            say(
+                kept.get(
+                    {**about, "lr": rate, "steps": protocol.trial_steps, "seed": TRIAL_SEED},
+                    partial(trial, vlm, strategy, protocol, rate),
+                )
+            )["loss"]
+            for rate in rates
+        ]
+        return rates[int(np.argmin(losses))]
+
+    def run(strategy: Strategy, seed: int, lr: float) -> Record:
+        about = {"what": "run", **start, **sizes, **_named(strategy), "seed": seed, "lr": lr}
+        about |= {"steps": protocol.steps, "epochs": protocol.epochs}
+        return say(kept.get(about, lambda: trained_once(vlm, strategy, protocol, seed, lr, exam)))
+
+    aligned = say(kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, exam)}))
+    rates = {s.name: best(s) for s in compared(vlm.n_layers, protocol, importance, 0) if s.name != "random"}
+    rates["random"] = rates["uniform"]
+    found: dict[str, list[Record]] = {name: [] for name in rates}
+    for seed in range(protocol.seeds):
+        for strategy in compared(vlm.n_layers, protocol, importance, seed):
+            found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
+    alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers)]
+    return Study(aligned, found, alone, importance, exam)
+
+
+def _named(strategy: Strategy) -> Record:
+    fields = asdict(strategy)
+    return {"strategy": fields.pop("name"), **fields, "layers": list(strategy.layers)}
+
+
+def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Record:
+    """Loss on questions that were not trained on, after a short run; 1e9 after one that diverged."""
+    data = lessons(vlm, protocol, TRIAL_SEED, protocol.trial_steps + TRIAL_BATCHES)
+    taught, asked = data[: protocol.trial_steps], data[protocol.trial_steps :]
+    with _tuned(vlm, strategy, taught, Budget(protocol.trial_steps, lr, TRIAL_SEED)) as training:
+        if training.stopped:
+            return {"loss": 1e9}
+        task = Answers(vlm, None)
+        with torch.no_grad():
+            return {"loss": round(float(np.mean([task(0, batch, 1.0).item() for batch in asked])), 5)}
+
+
+def trained_once(
+    vlm: VLM, strategy: Strategy, protocol: Protocol, seed: int, lr: float, exam: Mapping[str, Sequence[Item]]
+) -> Record:
+    """Train and score. Seconds include recording the prefix, where the strategy allows one."""
+    data = lessons(vlm, protocol, seed, protocol.batches)
+    begin = time.monotonic()
+    with _tuned(vlm, strategy, data, Budget(protocol.steps, lr, seed)) as training:
+        seconds = time.monotonic() - begin
+        return {
+            "seconds": round(seconds, 2),
+            "recorded": strategy.start is not None,
+            "memory": training.memory,
+            "parameters": training.parameters,
+            "stopped": training.stopped,
+            "loss": [[step, round(loss, 4)] for step, loss in training.loss],
+            "correct": score(vlm, exam),
+        }
+
+
+@contextmanager
+def _tuned(vlm: VLM, strategy: Strategy, data: Sequence[Batch], budget: Budget) -> Iterator[Training]:
+    """By recorded prefixes where possible, each time recorded anew: every strategy pays for its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        record_to = None if strategy.start is None else Path(folder)
+        with tune(vlm, strategy, data, budget, record_to) as training:
+            yield training
+
+
+def score(vlm: VLM, exam: Mapping[str, Sequence[Item]]) -> dict[str, list[int | float]]:
+    """What each item scored, by suite."""
+    every = tasks.evaluate(vlm, [item for items in exam.values() for item in items]).correct
+    ends = np.cumsum([len(items) for items in exam.values()])
+    parts = np.split(every, ends[:-1])
+    return {name: [_short(c) for c in part] for name, part in zip(exam, parts, strict=True)}
+
+
+def _short(value: float) -> int | float:
+    return int(value) if value in (0, 1) else round(float(value), 4)
+
+
+def protocol_of(params: Mapping[str, Any]) -> Protocol:
+    """The protocol in a notebook's parameters."""
+    sizes = {
+        name: params[name] for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items")
+    }
+    first, stop = params["band"]
+    return Protocol((first, stop), **sizes, rates=tuple(params["rates"]), rank=params["rank"])
+
+
+def run(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]) -> None:
+    """Train what is missing for a chapter, resuming where it stopped, and keep it in book/studies."""
+    try:
+        params = plan(NOTEBOOK, arch, {}, False, ROOT)[0]
+    except (ParameterError, registry.RegistryError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from None
+    torch.set_num_threads(1)
+    entry = registry.load().architecture(arch)
+    aligned, tuned = (load_vlm(entry.model, stage, revision=entry.revision) for stage in entry.stages[-2:])
+    kept = records(arch)
+    found = study(aligned, tuned, protocol_of(params), kept, show=True)
+    path = ROOT / "book" / "studies" / f"{arch}.jsonl"
+    write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
+    typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")
+
+
+if __name__ == "__main__":
+    typer.run(run)
