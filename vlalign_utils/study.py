@@ -1,53 +1,41 @@
 """Every strategy from the same start, with equal steps and data, for several seeds; kept as records.
 
-One record is one line of JSON, found again by all that decides it: weights, data, strategy, seed and budget.
-Records of the registry's own parameters are committed in `book/studies/`; others gather in `.cache/studies/`.
-`make tune ARCH=llava` trains what is missing, from where it was killed. A record does not depend on the code
-that made it: a test trains one again.
+`make tune ARCH=llava` trains what is missing, from where it was killed; a chapter does the same.
 """
 
-import hashlib
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
-from jaxtyping import Float
 
-from vlalign_utils import registry, tasks
+from vlalign_utils import tasks
 from vlalign_utils.identity import weights_identity
-from vlalign_utils.inputs import ParameterError
-from vlalign_utils.journal import Journal
-from vlalign_utils.loading import load_vlm
 from vlalign_utils.models import VLM
-from vlalign_utils.paths import ROOT, write_atomic
-from vlalign_utils.pipeline import plan
-from vlalign_utils.stats import above_chance, rng
-from vlalign_utils.store import canonical
+from vlalign_utils.outcomes import Study
+from vlalign_utils.records import Record, Records
+from vlalign_utils.stats import rng
 from vlalign_utils.strategies import Strategy, singles, strategies, top
 from vlalign_utils.tasks import Batch, Item
 from vlalign_utils.transplant import transplant_sweep
 from vlalign_utils.tuning import Answers, Budget, Training, tune
 
-NOTEBOOK = "05_tuning"
 TRIAL_BATCHES = 5  # that a short run is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
 LORA_RATE = 3.0  # LoRA's rates, as multiples of those of full weights
 ADAPTED = ("band", "early", "late")
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Sizes of a study. `rates` are tried for `trial_steps` each; `items` are held-out questions per suite."""
+    """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held-out, for each suite."""
 
     band: tuple[int, int]
     steps: int
@@ -63,68 +51,6 @@ class Protocol:
     def batches(self) -> int:
         """Batches of training data, each seen once an epoch."""
         return -(-self.steps // self.epochs)
-
-
-class Records:
-    """What was trained before, by key, and the journal that new records go to."""
-
-    def __init__(self, committed: Path, journal: Path) -> None:
-        """Read both; either may be missing."""
-        lines = committed.read_text(encoding="utf-8").splitlines() if committed.is_file() else []
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(journal)
-        self.known: dict[str, Record] = {r["key"]: r for r in (*map(json.loads, lines), *self._journal.lines)}
-        self.used: dict[str, Record] = {}  # in the order asked for
-
-    def get(self, about: Record, make: Callable[[], Record]) -> Record:
-        """The record about something, made by calling `make` if it is not known."""
-        key = hashlib.sha256(canonical(about).encode()).hexdigest()[:20]
-        if key not in self.known:
-            record = {"key": key, **about, **make()}
-            self._journal.add(record)
-            self.known[key] = record
-        self.used[key] = self.known[key]
-        return self.used[key]
-
-
-class Forgetful(Records):
-    """Knows nothing and keeps nothing: everything is trained now."""
-
-    def __init__(self) -> None:
-        """Of nothing."""
-        self.known, self.used = {}, {}
-
-    def get(self, about: Record, make: Callable[[], Record]) -> Record:
-        """The record, made now."""
-        return {"key": "", **about, **make()}
-
-
-def records(arch: str, quick: bool = False) -> Records:
-    """Records of an architecture; none at quick size, where everything is trained."""
-    name = f"{arch}.jsonl"
-    return (
-        Forgetful()
-        if quick
-        else Records(ROOT / "book" / "studies" / name, ROOT / ".cache" / "studies" / name)
-    )
-
-
-@dataclass(frozen=True)
-class Study:
-    """What was found: records by strategy, one per seed, and the items that they were scored on."""
-
-    aligned: Record
-    found: dict[str, list[Record]]
-    single: list[Record]
-    importance: list[float]
-    exam: dict[str, list[Item]]
-
-    def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
-        """Normalised score per seed and item of these suites: 0 is guessing, 1 is right."""
-        rows = self.found[name] if name != "aligned" else [self.aligned]
-        chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
-        correct = [np.concatenate([record["correct"][suite] for suite in suites]) for record in rows]
-        return np.stack([above_chance(one, chance) for one in correct])
 
 
 def seeing() -> list[str]:
@@ -154,8 +80,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     """Train, or find the records of, every strategy for every seed.
 
     Learning rates are chosen per strategy by the loss on other training questions, after a short run of
-    another seed; random layers and single ones take that of `uniform` and `band`. `importance` of a layer is what the
-    tuned model's answers lose in probability when the layer's weights are put back to those before tuning.
+    another seed; random layers and single ones take that of `uniform` and `band`. `importance` of a layer is
+    what the tuned model's answers lose in probability when the layer gets its weights from before tuning.
     """
     start = {"weights": weights_identity(vlm.model)}
     exam = {name: tasks.load(name, protocol.items) for name in seeing()}
@@ -262,6 +188,28 @@ def score(vlm: VLM, exam: Mapping[str, Sequence[Item]]) -> dict[str, list[int | 
     return {name: [_short(c) for c in part] for name, part in zip(exam, parts, strict=True)}
 
 
+def side_by_side(vlm: VLM, protocol: Protocol, rounds: int) -> dict[str, float]:
+    """Median seconds of an epoch of a few batches: full tuning, and the band, ordinary and recorded.
+
+    They take turns.
+    """
+    data = lessons(vlm, protocol, TRIAL_SEED, TRIAL_BATCHES)
+    known = strategies(vlm.n_layers, protocol.band)
+    taken: dict[str, list[float]] = {}
+
+    def note(name: str, strategy: Strategy, record_to: Path | None) -> None:
+        with tune(vlm, strategy, data, Budget(len(data), protocol.rates[0]), record_to) as training:
+            taken.setdefault(name, []).append(training.seconds)
+
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            note("full", known["full"], None)
+            note("band, ordinary loop", known["band"], None)
+            note("band, first epoch, which records", known["band"], Path(folder))
+            note("band, later epochs", known["band"], Path(folder))
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
+
+
 def _short(value: float) -> int | float:
     return int(value) if value in (0, 1) else round(float(value), 4)
 
@@ -273,24 +221,3 @@ def protocol_of(params: Mapping[str, Any]) -> Protocol:
     }
     first, stop = params["band"]
     return Protocol((first, stop), **sizes, rates=tuple(params["rates"]), rank=params["rank"])
-
-
-def run(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]) -> None:
-    """Train what is missing for a chapter, resuming where it stopped, and keep it in book/studies."""
-    try:
-        params = plan(NOTEBOOK, arch, {}, False, ROOT)[0]
-    except (ParameterError, registry.RegistryError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    torch.set_num_threads(1)
-    entry = registry.load().architecture(arch)
-    aligned, tuned = (load_vlm(entry.model, stage, revision=entry.revision) for stage in entry.stages[-2:])
-    kept = records(arch)
-    found = study(aligned, tuned, protocol_of(params), kept, show=True)
-    path = ROOT / "book" / "studies" / f"{arch}.jsonl"
-    write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
-    typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")
-
-
-if __name__ == "__main__":
-    typer.run(run)

@@ -117,7 +117,7 @@ def tune(
             inputs = [_inputs(vlm, batch) for batch in whole(0)]
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
     with ExitStack() as undo:
-        new = undo.enter_context(_adapters(vlm, strategy, budget))
+        new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
         parameters = undo.enter_context(_trainable(vlm, trained(vlm, strategy), new))
         if budget.checkpointing:
             undo.enter_context(_checkpointed(vlm, strategy.start or 0))
@@ -141,6 +141,19 @@ def tune(
         yield Training(
             strategy, history.curve, history.seconds, sum(p.numel() for p in parameters), memory, stopped
         )
+
+
+def gradients(vlm: VLM, strategy: Strategy, batch: Batch) -> list[Tensor]:
+    """Gradients of one batch by the ordinary forward, of the weights that a strategy trains.
+
+    Raises ValueError as `strategies.trained` does.
+    """
+    with (
+        _adapters(vlm, strategy, 0) as new,
+        _trainable(vlm, trained(vlm, strategy), new) as parameters,
+    ):
+        loss = Answers(vlm, None)(0, batch, 1.0)
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
 
 
 class Answers(nn.Module):
@@ -206,11 +219,11 @@ def _accelerator(vlm: VLM, budget: Budget) -> Accelerator:
 
 
 @contextmanager
-def _adapters(vlm: VLM, strategy: Strategy, budget: Budget) -> Iterator[list[nn.Parameter]]:
+def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Parameter]]:
     if not strategy.rank:
         yield []
         return
-    with adapted(vlm, strategy.layers, strategy.rank, budget.seed) as new:
+    with adapted(vlm, strategy.layers, strategy.rank, seed) as new:
         yield new
 
 

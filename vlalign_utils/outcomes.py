@@ -1,0 +1,118 @@
+"""What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from scipy.stats import t
+
+from vlalign_utils.costs import predicted
+from vlalign_utils.flops import Forward
+from vlalign_utils.plots import look
+from vlalign_utils.records import Record
+from vlalign_utils.stats import Interval, above_chance, bootstrap_mean
+from vlalign_utils.strategies import Strategy
+from vlalign_utils.tasks import Item
+from vlalign_utils.time_model import Features, TimeFit, features, fit_time
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found: records by strategy, one per seed, and the items that they were scored on."""
+
+    aligned: Record
+    found: dict[str, list[Record]]
+    single: list[Record]
+    importance: list[float]
+    exam: dict[str, list[Item]]
+
+    def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
+        """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
+        return self.normalised(self.found[name] if name != "aligned" else [self.aligned], suites)
+
+    def normalised(
+        self, records: Sequence[Record], suites: Sequence[str]
+    ) -> Float[np.ndarray, "records items"]:
+        """The same for records."""
+        chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
+        correct = [np.concatenate([record["correct"][suite] for suite in suites]) for record in records]
+        return np.stack([above_chance(one, chance) for one in correct])
+
+
+def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
+    """Mean with its 95 % interval over items (bootstrap) and over seeds (Student's t of their means).
+
+    Both errors are added as independent ones are. One seed says nothing about others: items alone count then.
+    Raises ValueError when there are no items.
+    """
+    if values.size == 0:
+        raise ValueError("there are no items to take a mean of")
+    seeds = len(values)
+    mean, low, high, n = bootstrap_mean(values.mean(axis=0), seed)
+    means = values.mean(axis=1)
+    error = float(t.ppf(0.975, seeds - 1) * means.std(ddof=1) / seeds**0.5) if seeds > 1 else 0.0
+    return Interval(
+        mean, mean - float(np.hypot(mean - low, error)), mean + float(np.hypot(high - mean, error)), n
+    )
+
+
+def draw_points(ax: Axes, points: Mapping[str, tuple[Interval, Interval]]) -> None:
+    """Named points with the intervals of their x and y."""
+    for position, (name, (x, y)) in enumerate(points.items()):
+        colour, _, marker = look(name, position)
+        ax.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1)
+        ax.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1)
+        ax.plot(x.value, y.value, marker, color=colour)
+        ax.annotate(name, (x.value, y.value), (5, 5), textcoords="offset points", fontsize=8, color=colour)
+
+
+def strategy_of(record: Record) -> Strategy:
+    """The strategy that a record is about."""
+    return Strategy(
+        record["strategy"],
+        tuple(record["layers"]),
+        record["connector"],
+        record["rank"],
+        record["language"],
+    )
+
+
+def flops(record: Record, forward: Forward) -> float:
+    """Predicted FLOPs of the whole training, the recording of its prefix included, by `costs.predicted`."""
+    strategy = strategy_of(record)
+    steps = record["steps"] * predicted(strategy, forward, recorded=record["recorded"])
+    if not record["recorded"]:
+        return steps
+    below = sum(layer.forward for layer in forward.layers[: strategy.start])
+    batches = -(-record["steps"] // record["epochs"])
+    return steps + batches * (forward.tower.forward + forward.connector.forward + below)
+
+
+def step_features(record: Record, n_layers: int) -> Features:
+    """What the seconds of a record's step are made of; the recording is spread over the epochs."""
+    strategy = strategy_of(record)
+    of = features(n_layers, strategy, record["parameters"], recorded=record["recorded"])
+    if not record["recorded"]:
+        return of
+    return Features(
+        of.tower + 1 / record["epochs"], of.units + (strategy.start or 0) / record["epochs"], of.weights
+    )
+
+
+def time_model(study: Study, n_layers: int) -> TimeFit:
+    """The time model of `time_model`, fitted to the mean seconds of a step of every strategy.
+
+    Single layers count too. Raises ValueError as `fit_time` does.
+    """
+    by_name: Mapping[str, Sequence[Record]] = study.found | {r["strategy"]: [r] for r in study.single}
+    measured = {
+        name: (
+            step_features(records[0], n_layers),
+            float(np.mean([record["seconds"] / record["steps"] for record in records])),
+        )
+        for name, records in by_name.items()
+        if name != "random"  # other layers for every seed
+    }
+    return fit_time(measured)
