@@ -53,9 +53,10 @@ def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
     mean, low, high, n = bootstrap_mean(values.mean(axis=0), seed)
     means = values.mean(axis=1)
     error = float(t.ppf(0.975, seeds - 1) * means.std(ddof=1) / seeds**0.5) if seeds > 1 else 0.0
-    return Interval(
-        mean, mean - float(np.hypot(mean - low, error)), mean + float(np.hypot(high - mean, error)), n
-    )
+    if values.shape[1] == 1:  # one number a seed
+        return Interval(mean, mean - error, mean + error, seeds)
+    below, above = float(np.hypot(mean - low, error)), float(np.hypot(high - mean, error))
+    return Interval(mean, mean - below, mean + above, n)
 
 
 def draw_points(ax: Axes, points: Mapping[str, tuple[Interval, Interval]]) -> None:

@@ -114,7 +114,7 @@ def tune(
     with accelerator.autocast():
         prefixes = None
         if record_to is not None:
-            inputs = [_inputs(vlm, batch) for batch in whole(0)]
+            inputs = [inputs_of(vlm, batch) for batch in whole(0)]
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
@@ -168,7 +168,7 @@ class Answers(nn.Module):
     def forward(self, index: int, batch: Batch, share: float) -> Float[Tensor, ""]:
         """Mean cross-entropy of the answers' tokens, times `share`."""
         if self._prefixes is None:
-            logits = self._vlm.model(**_inputs(self._vlm, batch), use_cache=False).logits
+            logits = self._vlm.model(**inputs_of(self._vlm, batch), use_cache=False).logits
         else:
             logits = self._vlm.replay(self._prefixes.run(index), start=self._prefixes.start).logits
         return share * answer_loss(logits, batch.answers)
@@ -181,8 +181,8 @@ def answer_loss(logits: Float[Tensor, "batch kept vocabulary"], answers: Tensor)
     return F.cross_entropy(ahead[target >= 0].float(), target[target >= 0])
 
 
-def _inputs(vlm: VLM, batch: Batch) -> dict[str, Any]:
-    """A batch's inputs; the head computes the answers' positions only, where the model can do that."""
+def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
+    """A batch's inputs as they are trained on: the head computes the answers' positions only, where the model can do that."""
     if "logits_to_keep" not in vlm.anatomy.input_names():
         return batch.inputs
     length = int((batch.answers >= 0).sum(1).max())
