@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. Needs Python 3.11, make and pip.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup book run zoo serve check test families bench lock clean
+.PHONY: help setup book run zoo tune serve check test families bench lock clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -28,6 +28,7 @@ help:
 	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava [DEVICE=cuda]        train an embedded model, from its last checkpoint"
+	@echo "make tune  ARCH=llava                     train every strategy of the chapter on tuning, resuming"
 	@echo "make check                                  lint, types, fast tests: three minutes"
 	@echo "make test                                   check, every family, every notebook, every page in a browser"
 	@echo "make bench [SIZE=tiny|small|7b]             speed and memory against the usual ways, side by side"
@@ -56,6 +57,10 @@ run: $(READY)
 
 zoo: $(READY)
 	@$(PY) -m vlalign_utils.zoo "$(CHAIN)" --device "$(DEVICE)"
+
+tune: $(READY)
+	@test -n "$(ARCH)" || { echo "Error: say which architecture: make tune ARCH=llava"; exit 1; }
+	@$(PY) -m vlalign_utils.run_study "$(ARCH)"
 
 serve: $(READY)
 	@$(PY) -m vlalign_utils.book serve

@@ -182,7 +182,7 @@ def answer_loss(logits: Float[Tensor, "batch kept vocabulary"], answers: Tensor)
 
 
 def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
-    """A batch's inputs as they are trained on: the head computes the answers' positions only, where the model can do that."""
+    """A batch's inputs as trained on: where it can, the head computes the answers' positions only."""
     if "logits_to_keep" not in vlm.anatomy.input_names():
         return batch.inputs
     length = int((batch.answers >= 0).sum(1).max())

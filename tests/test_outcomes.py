@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from vlalign_utils import outcomes
+from vlalign_utils.flops import Forward, Part
+from vlalign_utils.outcomes import Study, spread
+from vlalign_utils.stats import bootstrap_mean
+from vlalign_utils.suites import Item
+from vlalign_utils.time_model import Features
+
+
+def part(flops):
+    return Part(flops, 0, 0, 0)
+
+
+RUN = {
+    "strategy": "band",
+    "layers": [1, 2],
+    "connector": False,
+    "rank": 0,
+    "language": False,
+    "steps": 6,
+    "epochs": 3,
+    "recorded": True,
+    "parameters": 10,
+    "seconds": 12.0,
+}
+FULL = RUN | {
+    "strategy": "full",
+    "layers": [0, 1, 2, 3],
+    "connector": True,
+    "language": True,
+    "recorded": False,
+}
+FORWARD = Forward(part(100), part(10), (part(20),) * 4, part(5))
+
+
+def item(choices):
+    return Item(None, "?", choices[0], choices, "g", "")
+
+
+def test_scores_are_above_chance_by_suite():
+    exam = {"two": [item(("a", "b")), item(("a", "b"))], "four": [item(("a", "b", "c", "d"))]}
+    run = {"correct": {"two": [1, 0], "four": [0]}}
+    found = Study(run, {"band": [run, {"correct": {"two": [1, 1], "four": [1]}}]}, [], [], exam)
+    assert found.scores("aligned", ["two"]).tolist() == [[1, -1]]
+    assert found.scores("band", ["four", "two"]).tolist() == [
+        [pytest.approx(-1 / 3), 1, -1],
+        [1, 1, 1],
+    ]
+
+
+def test_one_seed_has_the_interval_of_its_items():
+    values = np.random.default_rng(0).normal(size=(1, 50))
+    assert spread(values) == pytest.approx(bootstrap_mean(values[0], 0))
+
+
+def test_numbers_of_seeds_have_students_interval():
+    values = np.array([[1.0], [2.0], [4.0]])
+    found = spread(values)
+    low, high = scipy_stats.t.interval(0.95, 2, values.mean(), scipy_stats.sem(values[:, 0]))
+    assert found == pytest.approx((values.mean(), low, high, 3))
+
+
+def test_errors_of_items_and_seeds_add_up():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(3, 40))
+    both, items = spread(values), bootstrap_mean(values.mean(0), 0)
+    half = scipy_stats.t.ppf(0.975, 2) * scipy_stats.sem(values.mean(1))
+    assert both.high - both.value == pytest.approx(np.hypot(items.high - items.value, half))
+    assert both.n == 40
+
+
+def test_nothing_has_no_mean():
+    with pytest.raises(ValueError, match="no items"):
+        spread(np.zeros((1, 0)))
+
+
+def test_flops_of_a_training_hold_the_recording_once():
+    # Recorded: six steps of layers 1 to 3 and the head, and two batches through all that lies below.
+    step = (20 + 20 + 20) + 20 + (20 + 20) + (20 + 20) + 5 + 5  # forward, through 3, of weights; head
+    found = outcomes.flops(RUN, FORWARD)
+    below = 2 * (100 + 10 + 20)
+    assert found - below == pytest.approx(outcomes.flops(RUN | {"epochs": 6}, FORWARD) - below / 2)
+    assert found < outcomes.flops(RUN | {"recorded": False}, FORWARD) < outcomes.flops(FULL, FORWARD)
+    assert found - below == pytest.approx(6 * step, rel=0.2)
+
+
+def test_a_recorded_step_has_its_share_of_the_recording():
+    # Layers 1 and 2 trained: three forwards each; layer 3 two; layer 0 and the tower once in three epochs.
+    found = outcomes.step_features(RUN, 4)
+    assert (found.tower, found.units, found.weights) == (pytest.approx(1 / 3), pytest.approx(8 + 1 / 3), 10)
+    assert outcomes.step_features(FULL, 4) == Features(1, 12, 10)
+
+
+def test_the_time_model_gets_every_strategy_but_the_random_ones():
+    def taking(name, layers, recorded=True):
+        run = RUN | {"strategy": name, "layers": layers, "recorded": recorded}
+        of = outcomes.step_features(run, 8)
+        return run | {"seconds": run["steps"] * (0.5 * of.tower + 0.1 * of.units + 0.2)}
+
+    chosen = {"late": [6, 7], "band": [2, 3], "early": [0, 1], "most": [1, 2, 3, 4, 5], "spread": [1, 4, 6]}
+    runs = {name: [taking(name, layers)] for name, layers in chosen.items()}
+    runs |= {
+        "ordinary": [taking("ordinary", [2, 3], False)],
+        "random": [taking("random", [5]) | {"seconds": 1e6}],
+    }
+    fit = outcomes.time_model(Study({}, runs, [taking("layer 3", [3])], [], {}), 8)
+    assert max(abs(error) for error in fit.errors.values()) < 1e-6
+    assert set(fit.errors) == {*chosen, "ordinary", "layer 3"}
+    assert (fit.tower, fit.unit) == (pytest.approx(0.5, rel=1e-3), pytest.approx(0.1, rel=1e-3))

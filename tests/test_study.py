@@ -1,0 +1,163 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from typer.testing import CliRunner
+
+from vlalign_utils import load_vlm, registry, run_study, study, tasks
+from vlalign_utils.inputs import effective, read_notebook
+from vlalign_utils.paths import ROOT
+from vlalign_utils.records import Records, committed
+from vlalign_utils.study import Protocol
+
+SMALL = Protocol(
+    band=(2, 5), steps=2, epochs=2, batch_size=4, seeds=2, rates=(1e-4, 1e-3), trial_steps=1, items=2, rank=2
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return load_vlm("zoo/mllama", stage="aligned"), load_vlm("zoo/mllama", stage="tuned")
+
+
+@pytest.fixture(scope="module")
+def found(chain, tmp_path_factory):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    kept = Records(ROOT / "none", tmp_path_factory.mktemp("study") / "journal.jsonl")
+    before = {name: p.clone() for name, p in chain[0].model.named_parameters()}
+    result = study.study(*chain, SMALL, kept)
+    assert all(torch.equal(before[name], p) for name, p in chain[0].model.named_parameters())
+    return result, kept
+
+
+def test_every_strategy_is_there_for_every_seed(found):
+    names = ["full", "band", "early", "late", "complement", "uniform", "connector", "random", "top"]
+    assert set(found[0].found) == {*names, "band, LoRA", "early, LoRA", "late, LoRA"}
+    assert all([r["seed"] for r in runs] == [0, 1] for runs in found[0].found.values())
+
+
+def test_equal_sizes_are_equal(found, chain):
+    parameters = {name: runs[0]["parameters"] for name, runs in found[0].found.items()}
+    layers = {name: len(runs[0]["layers"]) for name, runs in found[0].found.items()}
+    assert layers["band"] == layers["early"] == layers["late"] == layers["uniform"] == layers["random"] == 3
+    assert layers["top"] == 3
+    assert layers["complement"] == chain[0].n_layers - 3
+    assert parameters["band, LoRA"] < parameters["band"] < parameters["full"]
+
+
+def test_random_layers_are_drawn_anew_for_every_seed():
+    drawn = [
+        next(s.layers for s in study.compared(16, SMALL, range(16), seed) if s.name == "random")
+        for seed in (0, 1)
+    ]
+    assert drawn[0] != drawn[1]
+
+
+def test_rates_are_chosen_by_the_lower_loss(found):
+    tried = [r for r in found[1].used.values() if r["what"] == "rate" and r["strategy"] == "full"]
+    assert sorted(r["lr"] for r in tried) == [1e-4, 1e-3]
+    best = min(tried, key=lambda r: r["loss"])
+    assert {r["lr"] for r in found[0].found["full"]} == {best["lr"]}
+
+
+def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
+    monkeypatch.setattr(study, "tune", None)
+    again = study.study(*chain, SMALL, found[1])
+    assert again.found == found[0].found
+    assert again.importance == found[0].importance
+
+
+def test_seeds_draw_other_questions_in_another_order(chain):
+    one, same, other = (study.lessons(chain[0], SMALL, seed, 2) for seed in (0, 0, 1))
+    assert torch.equal(one[0].inputs["input_ids"], same[0].inputs["input_ids"])
+    assert one[0].inputs["input_ids"].shape != other[0].inputs["input_ids"].shape or not torch.equal(
+        one[0].inputs["input_ids"], other[0].inputs["input_ids"]
+    )
+
+
+def test_scores_are_those_of_the_suites(found, chain):
+    exam = found[0].exam
+    assert list(exam) == [*study.seeing(), "text"]
+    expected = tasks.evaluate(chain[0], exam["digits"]).correct
+    assert found[0].aligned["correct"]["digits"] == expected.tolist()
+
+
+def test_importance_is_the_loss_when_a_layer_is_put_back(found, chain):
+    aligned, tuned = chain
+    items = [i for name in study.seeing() for i in tasks.load(name, SMALL.items, study.TRIAL_SEED, "train")]
+    whole = tasks.evaluate(tuned, items).prob
+    own = {name: value.clone() for name, value in tuned.layers[1].state_dict().items()}
+    tuned.layers[1].load_state_dict(aligned.layers[1].state_dict())
+    lost = (whole - tasks.evaluate(tuned, items).prob).mean()
+    tuned.layers[1].load_state_dict(own)
+    assert found[0].importance[1] == pytest.approx(lost, abs=1e-4)
+
+
+def test_epochs_share_the_steps():
+    assert SMALL.batches == 1
+    assert replace(SMALL, steps=7, epochs=3).batches == 3
+
+
+def test_an_unknown_architecture_is_one_sentence():
+    result = CliRunner().invoke(run_study_app(), ["lava"])
+    assert result.exit_code == 1
+    assert "lava" in result.output
+    assert "Traceback" not in result.output
+
+
+def run_study_app():
+    import typer
+
+    app = typer.Typer()
+    app.command()(run_study.run)
+    return app
+
+
+CHAINS = [e.name for e in registry.load().architectures.values() if run_study.NOTEBOOK in e.notebooks]
+
+
+@pytest.mark.parametrize("arch", CHAINS)
+def test_committed_records_are_those_of_the_registry(arch):
+    """All that the registry's parameters ask for, and nothing else, is on record."""
+    entry = registry.load().architecture(arch)
+    own = entry.parameters.get(run_study.NOTEBOOK, {})
+    filled = {"arch": arch, "quick": False}
+    params = effective(read_notebook(run_study.NOTEBOOK, ROOT), run_study.NOTEBOOK, filled, own)
+    protocol = study.protocol_of(params)
+    records = [json.loads(line) for line in committed(arch).read_text().splitlines()]
+    runs = [r for r in records if r["what"] == "run"]
+    assert {(r["steps"], r["batch_size"]) for r in runs} == {(protocol.steps, protocol.batch_size)}
+    several = [r for r in runs if not r["strategy"].startswith("layer ")]
+    assert len(several) == 12 * protocol.seeds
+    assert {r["seed"] for r in several} == set(range(protocol.seeds))
+
+
+def test_a_committed_run_is_the_same_when_trained_again(chain):
+    """The cheapest one. Small differences between processors may tip an answer or two."""
+    records = [json.loads(line) for line in committed("mllama").read_text().splitlines()]
+    old = next(r for r in records if r["what"] == "run" and r["strategy"] == "late" and r["seed"] == 0)
+    params = effective(
+        read_notebook(run_study.NOTEBOOK, ROOT),
+        run_study.NOTEBOOK,
+        {"arch": "mllama", "quick": False},
+        registry.load().architecture("mllama").parameters[run_study.NOTEBOOK],
+    )
+    protocol = study.protocol_of(params)
+    exam = {name: tasks.load(name, protocol.items) for name in study.seeing()}
+    exam["text"] = tasks.load("text", 2 * protocol.items)
+    strategy = study.strategies(chain[0].n_layers, protocol.band)["late"]
+    new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], exam)
+    assert np.array(new["loss"]) == pytest.approx(np.array(old["loss"]), rel=0.05, abs=0.02)
+    for suite, correct in old["correct"].items():
+        assert np.mean(new["correct"][suite]) == pytest.approx(np.mean(correct), abs=0.1), suite
+    assert (new["parameters"], new["memory"]) == (old["parameters"], pytest.approx(old["memory"], rel=0.01))
