@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast, send_to_device
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -130,11 +130,12 @@ def fit(
             optimizer.zero_grad()
         loss = accelerator.reduce(_backward(wrapped, batch, accelerator), "mean").item()
         diverged = history.note(loss)
-        if diverged:
-            _stored(checkpoint, trained)
-            where = f"{label}: the loss is {loss:.3g} at step {step}"
-            raise DivergedError(f"{where}; lower the learning rate", history)
-        accelerator.clip_grad_norm_(trained.values(), schedule.clip)
+        norm = accelerator.clip_grad_norm_(trained.values(), schedule.clip)
+        # Gradients in half precision may be too large now and then: their scaler skips the step by itself.
+        if diverged or not (torch.isfinite(norm) or accelerator.scaler):
+            _go_back(checkpoint, trained)
+            what = f"the loss is {loss:.3g}" if diverged else "the gradients are not finite"
+            raise DivergedError(f"{label}: {what} at step {step}; lower the learning rate", history)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.get("times", 1.0) * rate(schedule, step)
@@ -149,6 +150,11 @@ def fit(
             )
             window.clear()
         ends = history.step % SAVE_EVERY == 0 or history.step == schedule.steps
+        if ends and not all(p.isfinite().all() for p in trained.values()):
+            _go_back(checkpoint, trained)
+            raise DivergedError(
+                f"{label}: weights are not finite after step {step}; lower the learning rate", history
+            )
         if ends and accelerator.is_main_process:
             _save(checkpoint, trained, optimizers, history, window)
         shown.update()
@@ -182,6 +188,12 @@ def _save(
     kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window}
     torch.save(kept, partial)
     partial.replace(path)
+
+
+def _go_back(path: Path, trained: dict[str, nn.Parameter]) -> None:
+    _stored(path, trained)
+    for parameter in trained.values():  # only the main process has a checkpoint for sure
+        broadcast(parameter.data)
 
 
 def _stored(path: Path, trained: dict[str, nn.Parameter]) -> dict[str, Any] | None:
