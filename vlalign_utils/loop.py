@@ -100,7 +100,7 @@ def fit(
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
     name; a group may have a `times` that multiplies the schedule's rate.
-    Raises ValueError when there are fewer rows than processes, and DivergedError, with the last checkpoint's
+    Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and DivergedError, with the last checkpoint's
     weights in place, when the loss is not finite or rises far above its beginning.
     """
     if schedule.batch_size < accelerator.num_processes:
@@ -109,14 +109,15 @@ def fit(
             f"{accelerator.num_processes} processes"
         )
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
-    state = _stored(checkpoint, trained)
+    run = {"label": label, "schedule": schedule.model_dump(), "trained": sorted(trained)}
+    state = _stored(checkpoint, trained, run)
     history = History(**state["history"]) if state else History()
     wrapped, *optimizers = accelerator.prepare(task, *make(trained, schedule))
     for optimizer, stored in zip(optimizers, state["optimizers"] if state else [], strict=bool(state)):
         optimizer.load_state_dict(stored)
     window: list[float] = list(state["window"]) if state else []
     if not state and accelerator.is_main_process:
-        _save(checkpoint, trained, optimizers, history, window)
+        _save(checkpoint, trained, optimizers, history, window, run)
     start, before = time.monotonic(), history.seconds
     shown = tqdm(
         total=schedule.steps,
@@ -156,7 +157,7 @@ def fit(
                 f"{label}: weights are not finite after step {step}; lower the learning rate", history
             )
         if ends and accelerator.is_main_process:
-            _save(checkpoint, trained, optimizers, history, window)
+            _save(checkpoint, trained, optimizers, history, window, run)
         shown.update()
     shown.close()
     accelerator.wait_for_everyone()
@@ -179,13 +180,18 @@ def _backward(wrapped: nn.Module, batch: Any, accelerator: Accelerator) -> Tenso
 
 
 def _save(
-    path: Path, trained: dict[str, nn.Parameter], optimizers: list[Any], history: History, window: list[float]
+    path: Path,
+    trained: dict[str, nn.Parameter],
+    optimizers: list[Any],
+    history: History,
+    window: list[float],
+    run: dict[str, Any],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     weights = {name: p.detach() for name, p in trained.items()}
     states = [optimizer.state_dict() for optimizer in optimizers]
-    kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window}
+    kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window, "run": run}
     torch.save(kept, partial)
     partial.replace(path)
 
@@ -196,10 +202,16 @@ def _go_back(path: Path, trained: dict[str, nn.Parameter]) -> None:
         broadcast(parameter.data)
 
 
-def _stored(path: Path, trained: dict[str, nn.Parameter]) -> dict[str, Any] | None:
+def _stored(
+    path: Path, trained: dict[str, nn.Parameter], run: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if run is not None and state.get("run", run) != run:
+        raise ValueError(
+            f"{path} is the checkpoint of another run than {run['label']!r}: delete it, or move it"
+        )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state["weights"][name])

@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vlalign_utils.identity import model_identity
@@ -164,8 +164,8 @@ class Prefixes:
         replayed = [self.vlm.replay(run, start=self.start).logits for run in (first, rebuilt)]
         if not torch.equal(*replayed):
             raise ValueError(
-                f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} than can be "
-                "kept: train without recorded prefixes"
+                f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} than can "
+                "be kept: train without recorded prefixes"
             )
 
     def _check_space(self, first: Run) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -112,6 +112,8 @@ def tune(
     def epoch(number: int) -> Sequence[Batch]:
         return batches(number) if callable(batches) and number else opening
 
+    own = trained(vlm, strategy)
+    dtypes = [p.dtype for p in own]
     if record_to is not None:
         _check_recordable(vlm, strategy, batches)
     accelerator = _accelerator(vlm, budget)
@@ -128,16 +130,13 @@ def tune(
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget))
-        own = trained(vlm, strategy)
-        dtypes = [p.dtype for p in own]
         parameters = undo.enter_context(_trainable(vlm, own, new))
-        if budget.checkpointing:
-            undo.enter_context(_checkpointed(vlm.layers[strategy.start or 0 :]))
+        recomputed = vlm.layers[strategy.start or 0 :] if budget.checkpointing else ()
         if checkpoint is None:
             checkpoint = Path(undo.enter_context(tempfile.TemporaryDirectory())) / "state"
         task = Answers(vlm, prefixes)
         size = sum(p.numel() * p.element_size() for p in parameters)
-        with accelerator.autocast():
+        with accelerator.autocast(), _checkpointed(recomputed):
             memory = 3 * size + kept_for_backward(vlm, lambda: task(0, opening[0], 1.0))
         steps = _steps(epoch, budget, accelerator)
         stopped = ""
@@ -145,9 +144,9 @@ def tune(
         schedule = Schedule(steps=budget.steps, batch_size=rows, lr=budget.lr, warmup=0.1, weight_decay=0)
         make = _adamw if budget.optimiser == "adamw" else _adamw8bit
         try:
-            history = fit(
-                task, schedule, steps, accelerator, checkpoint, strategy.name, make, bar=sys.stderr.isatty()
-            )
+            with _checkpointed(recomputed):
+                label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
+                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar)
         except DivergedError as error:
             history, stopped = error.history, str(error)
         for parameter, dtype in zip(own, dtypes, strict=True):  # the body runs without automatic precision
@@ -216,7 +215,8 @@ def _accelerator(vlm: VLM, budget: Budget) -> Accelerator:
     cpu = vlm.device.type == "cpu"
     if precision == "fp16" and cpu:
         raise ValueError(
-            "precision 'fp16' needs a cuda device: load the model with dtype=\"float32\", and pass 'bf16' or 'no'"
+            "precision 'fp16' needs a cuda device: load the model with dtype=\"float32\", "
+            "and pass 'bf16' or 'no'"
         )
     # accelerate keeps one precision for a process, but one model may follow another.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
@@ -265,7 +265,7 @@ def _trainable(vlm: VLM, own: list[nn.Parameter], new: list[nn.Parameter]) -> It
 
 
 @contextmanager
-def _checkpointed(layers: nn.ModuleList) -> Iterator[None]:
+def _checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Compute layers again in the backward pass.
 
     That of transformers works in train mode only, where some layers' dropout works too.
