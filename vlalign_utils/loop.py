@@ -100,8 +100,9 @@ def fit(
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
     name; a group may have a `times` that multiplies the schedule's rate.
-    Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and DivergedError, with the last checkpoint's
-    weights in place, when the loss is not finite or rises far above its beginning.
+    Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
+    DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
+    finite or the loss rises far above its beginning.
     """
     if schedule.batch_size < accelerator.num_processes:
         raise ValueError(
