@@ -14,7 +14,16 @@ from vlalign_utils.records import Records, committed
 from vlalign_utils.study import Protocol
 
 SMALL = Protocol(
-    band=(2, 5), steps=2, epochs=2, batch_size=4, seeds=2, rates=(1e-4, 1e-3), trial_steps=1, items=2, rank=2
+    band=(2, 5),
+    steps=2,
+    epochs=2,
+    batch_size=4,
+    seeds=2,
+    rates=(1e-4, 1e-3),
+    trial_steps=1,
+    items=2,
+    rank=2,
+    singles=True,
 )
 
 

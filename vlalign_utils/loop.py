@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast, send_to_device
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -100,8 +100,9 @@ def fit(
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
     name; a group may have a `times` that multiplies the schedule's rate.
-    Raises ValueError when there are fewer rows than processes, and DivergedError, with the last checkpoint's
-    weights in place, when the loss is not finite or rises far above its beginning.
+    Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
+    DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
+    finite or the loss rises far above its beginning.
     """
     if schedule.batch_size < accelerator.num_processes:
         raise ValueError(
@@ -109,14 +110,15 @@ def fit(
             f"{accelerator.num_processes} processes"
         )
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
-    state = _stored(checkpoint, trained)
+    run = {"label": label, "schedule": schedule.model_dump(), "trained": sorted(trained)}
+    state = _stored(checkpoint, trained, run)
     history = History(**state["history"]) if state else History()
     wrapped, *optimizers = accelerator.prepare(task, *make(trained, schedule))
     for optimizer, stored in zip(optimizers, state["optimizers"] if state else [], strict=bool(state)):
         optimizer.load_state_dict(stored)
     window: list[float] = list(state["window"]) if state else []
     if not state and accelerator.is_main_process:
-        _save(checkpoint, trained, optimizers, history, window)
+        _save(checkpoint, trained, optimizers, history, window, run)
     start, before = time.monotonic(), history.seconds
     shown = tqdm(
         total=schedule.steps,
@@ -130,11 +132,12 @@ def fit(
             optimizer.zero_grad()
         loss = accelerator.reduce(_backward(wrapped, batch, accelerator), "mean").item()
         diverged = history.note(loss)
-        if diverged:
-            _stored(checkpoint, trained)
-            where = f"{label}: the loss is {loss:.3g} at step {step}"
-            raise DivergedError(f"{where}; lower the learning rate", history)
-        accelerator.clip_grad_norm_(trained.values(), schedule.clip)
+        norm = accelerator.clip_grad_norm_(trained.values(), schedule.clip)
+        # Gradients in half precision may be too large now and then: their scaler skips the step by itself.
+        if diverged or not (torch.isfinite(norm) or accelerator.scaler):
+            _go_back(checkpoint, trained)
+            what = f"the loss is {loss:.3g}" if diverged else "the gradients are not finite"
+            raise DivergedError(f"{label}: {what} at step {step}; lower the learning rate", history)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.get("times", 1.0) * rate(schedule, step)
@@ -149,8 +152,13 @@ def fit(
             )
             window.clear()
         ends = history.step % SAVE_EVERY == 0 or history.step == schedule.steps
+        if ends and not all(p.isfinite().all() for p in trained.values()):
+            _go_back(checkpoint, trained)
+            raise DivergedError(
+                f"{label}: weights are not finite after step {step}; lower the learning rate", history
+            )
         if ends and accelerator.is_main_process:
-            _save(checkpoint, trained, optimizers, history, window)
+            _save(checkpoint, trained, optimizers, history, window, run)
         shown.update()
     shown.close()
     accelerator.wait_for_everyone()
@@ -173,21 +181,38 @@ def _backward(wrapped: nn.Module, batch: Any, accelerator: Accelerator) -> Tenso
 
 
 def _save(
-    path: Path, trained: dict[str, nn.Parameter], optimizers: list[Any], history: History, window: list[float]
+    path: Path,
+    trained: dict[str, nn.Parameter],
+    optimizers: list[Any],
+    history: History,
+    window: list[float],
+    run: dict[str, Any],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     weights = {name: p.detach() for name, p in trained.items()}
     states = [optimizer.state_dict() for optimizer in optimizers]
-    kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window}
+    kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window, "run": run}
     torch.save(kept, partial)
     partial.replace(path)
 
 
-def _stored(path: Path, trained: dict[str, nn.Parameter]) -> dict[str, Any] | None:
+def _go_back(path: Path, trained: dict[str, nn.Parameter]) -> None:
+    _stored(path, trained)
+    for parameter in trained.values():  # only the main process has a checkpoint for sure
+        broadcast(parameter.data)
+
+
+def _stored(
+    path: Path, trained: dict[str, nn.Parameter], run: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if run is not None and state.get("run", run) != run:
+        raise ValueError(
+            f"{path} is the checkpoint of another run than {run['label']!r}: delete it, or move it"
+        )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state["weights"][name])

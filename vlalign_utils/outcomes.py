@@ -37,8 +37,8 @@ class Study:
     ) -> Float[np.ndarray, "records items"]:
         """The same for records."""
         chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
-        correct = [np.concatenate([record["correct"][suite] for suite in suites]) for record in records]
-        return np.stack([above_chance(one, chance) for one in correct])
+        chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
+        return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
 
 
 def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from vlalign_utils.identity import weights_identity
+from vlalign_utils.identity import model_identity
 from vlalign_utils.journal import StoreError
 from vlalign_utils.models import VLM
 from vlalign_utils.trace import Run
@@ -49,11 +49,11 @@ class Prefixes:
         if not batches:
             raise ValueError("there are no batches to record")
         self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
-        self._below = [p for p in vlm.model.parameters() if id(p) not in _parameters(vlm.layers[start:])]
-        self._versions = [p._version for p in self._below]
+        self._made_by = _below(vlm, start)
         first = self._record(0)
         self._specs = _specs(first)
         self._needed = _needed(vlm, first, start)
+        self._check_rebuilt(first)
         self.folder = folder / _key(vlm, batches, start)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[int] = set()
@@ -65,7 +65,7 @@ class Prefixes:
 
         Raises ValueError when weights below `start` have changed since.
         """
-        if [p._version for p in self._below] != self._versions:
+        if _below(self.vlm, self.start) != self._made_by:
             raise ValueError(
                 f"weights below layer {self.start} have changed since they were recorded: record them again"
             )
@@ -74,10 +74,12 @@ class Prefixes:
         if stored is not None:
             return stored
         run = self._record(i)
-        kept, about = self._split(run)
+        kept, plan = self._split(run)
         if self.limit is None or self.size + _bytes(kept) <= self.limit:
-            _write(path, kept, about)
-            self.size += path.stat().st_size
+            data = save(kept, {"plan": plan, "crc32": str(_checksum(kept, plan))})
+            if self.limit is None or self.size + len(data) <= self.limit:
+                _write(path, data)
+                self.size += len(data)
         return run
 
     def _record(self, i: int) -> Run:
@@ -90,14 +92,14 @@ class Prefixes:
             )
         return run
 
-    def _split(self, run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors to keep, and as text: for every leaf where it is or what it was, and the stream's shape."""
+    def _split(self, run: Run) -> tuple[dict[str, Tensor], str]:
+        """Tensors to keep, and as JSON: the stream's shape, and for every leaf where it is or what it was."""
         if _specs(run) != self._specs:
             raise ValueError(
                 "what runs before the layers differs from batch to batch: train without recorded prefixes"
             )
         kept: dict[str, Tensor] = {}
-        plan: list[list[Any]] = []
+        plan: list[Any] = [list(run.resid[self.start].shape)]
         for number, (slot, leaf) in enumerate(_leaves(run)):
             if not isinstance(leaf, Tensor):
                 if not isinstance(leaf, str | int | float | bool | None):
@@ -107,33 +109,34 @@ class Prefixes:
                     )
                 plan.append(["value", leaf])
             elif slot in self._needed:
-                kept[str(number)] = leaf.detach().contiguous().cpu()
+                # A copy: no file takes two tensors that share memory.
+                kept[str(number)] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
                 plan.append(["kept", str(number)])
             else:
                 plan.append(["empty", list(leaf.shape), str(leaf.dtype).removeprefix("torch.")])
-        return kept, {"plan": json.dumps(plan), "shape": json.dumps(list(run.resid[self.start].shape))}
+        return kept, json.dumps(plan)
 
     def _read(self, path: Path, i: int) -> Run | None:
         try:
             with safe_open(path, "pt", device=str(self.vlm.device)) as file:
                 about = file.metadata()
                 kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            plan, shape = json.loads(about["plan"]), tuple(json.loads(about["shape"]))
-            sound = i in self._checked or int(about["crc32"]) == _checksum(kept)
+            sound = i in self._checked or int(about["crc32"]) == _checksum(kept, about["plan"])
         except (SafetensorError, KeyError, TypeError, ValueError):
             sound = False
         if not sound:
             LOG.warning("%s is damaged: its batch is recorded again", path)
+            self.size -= path.stat().st_size
             path.unlink()
             return None
         self._checked.add(i)
-        leaves = [_leaf(entry, kept, self.vlm.device) for entry in plan]
-        return self._rebuilt(i, leaves, shape)
+        return self._rebuilt(i, kept, about["plan"])
 
-    def _rebuilt(self, i: int, leaves: list[Any], shape: tuple[int, ...]) -> Run:
+    def _rebuilt(self, i: int, kept: Mapping[str, Tensor], plan: str) -> Run:
         answers: dict[str, list[Answer]] = {}
         outputs: dict[int, Any] = {}
-        left = iter(leaves)
+        shape, *entries = json.loads(plan)
+        left = iter([_leaf(entry, kept, self.vlm.device) for entry in entries])
         for (name, number), spec in self._specs:
             own = [next(left) for _ in range(spec.num_leaves)]
             if name:
@@ -143,7 +146,7 @@ class Prefixes:
         # Only its shape is looked at: the stream comes out of the last layer that did not run.
         stream = torch.empty((), dtype=self.vlm.model.dtype, device=self.vlm.device).expand(shape)
         return Run(
-            inputs=self.batches[i],
+            inputs=self.vlm._on_device(self.batches[i]),
             resid=[stream] * (self.start + 1),
             final=None,
             outputs=outputs,
@@ -153,6 +156,17 @@ class Prefixes:
             root=self.vlm.model,
             versions=[stream._version] * (self.start + 1),
         )
+
+    @torch.no_grad()
+    def _check_rebuilt(self, first: Run) -> None:
+        kept, plan = self._split(first)
+        rebuilt = self._rebuilt(0, {name: value.to(self.vlm.device) for name, value in kept.items()}, plan)
+        replayed = [self.vlm.replay(run, start=self.start).logits for run in (first, rebuilt)]
+        if not torch.equal(*replayed):
+            raise ValueError(
+                f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} than can "
+                "be kept: train without recorded prefixes"
+            )
 
     def _check_space(self, first: Run) -> None:
         whole = len(self.batches) * _bytes(self._split(first)[0])
@@ -165,8 +179,10 @@ class Prefixes:
             )
 
 
-def _parameters(layers: nn.ModuleList) -> set[int]:
-    return {id(p) for p in layers.parameters()}
+def _below(vlm: VLM, start: int) -> list[tuple[int, int, int]]:
+    """Parameters outside the layers from `start` on: which they are, where, and how often changed."""
+    above = {id(p) for p in vlm.layers[start:].parameters()}
+    return [(id(p), p.data_ptr(), p._version) for p in vlm.model.parameters() if id(p) not in above]
 
 
 def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]:
@@ -207,6 +223,8 @@ def _with(run: Run, put: Mapping[Slot, Tensor]) -> Run:
 def _needed(vlm: VLM, run: Run, start: int) -> set[Slot]:
     """Slots that the forward from `start` on reads. Raises ValueError when a replay is not exact."""
     plain = vlm.model(**run.inputs, use_cache=False).logits
+    if plain.isnan().any():
+        raise ValueError("the model's logits are not numbers on the first batch: nothing can be recorded")
     if not torch.equal(plain, vlm.replay(run, start=start).logits):
         raise ValueError(
             f"{type(vlm.model).__name__} does not give the same answer twice from layer {start} on (dropout? "
@@ -244,9 +262,15 @@ def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device) ->
     return torch.zeros(about[0], dtype=getattr(torch, about[1]), device=device)
 
 
-def _write(path: Path, kept: dict[str, Tensor], about: dict[str, str]) -> None:
+def _write(path: Path, data: bytes) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")  # a kill leaves no half file under the real name
-    save_file(kept, partial, about | {"crc32": str(_checksum(kept))})
+    try:
+        partial.write_bytes(data)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}): free some space, record elsewhere, or give a limit"
+        ) from error
     partial.replace(path)
 
 
@@ -254,9 +278,10 @@ def _bytes(kept: Mapping[str, Tensor]) -> int:
     return sum(value.nbytes for value in kept.values())
 
 
-def _checksum(kept: Mapping[str, Tensor]) -> int:
-    total = 0
+def _checksum(kept: Mapping[str, Tensor], plan: str = "") -> int:
+    total = zlib.crc32(plan.encode())
     for name in sorted(kept):
+        total = zlib.crc32(f"{name} {kept[name].dtype} {list(kept[name].shape)}".encode(), total)
         raw = kept[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         total = zlib.crc32(raw.numpy().data, total)
     return total
@@ -265,20 +290,11 @@ def _checksum(kept: Mapping[str, Tensor]) -> int:
 def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
     """Hash of all that decides what is recorded."""
     digest = hashlib.blake2b(digest_size=16)
-    device = vlm.device.type
-    about = (
-        type(vlm.model).__name__,
-        vlm.model.config.to_json_string(use_diff=False),
-        weights_identity(vlm.model),
-        start,
-        torch.is_autocast_enabled(device) and str(torch.get_autocast_dtype(device)),
-        torch.__version__,
-        transformers.__version__,
-    )
+    about = (model_identity(vlm), start, vlm.device.type, torch.__version__, transformers.__version__)
     digest.update(repr(about).encode())
     for inputs in batches:
-        for name, value in sorted(inputs.items()):
-            digest.update(f"{name} {value.shape if isinstance(value, Tensor) else value!r}".encode())
-            if isinstance(value, Tensor):
-                digest.update(str(_checksum({name: value})).encode())
+        leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
+        tensors = {str(j): leaf for j, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        digest.update(f"{spec} {others!r} {_checksum(tensors)}".encode())
     return digest.hexdigest()

@@ -46,6 +46,7 @@ class Protocol:
     trial_steps: int
     items: int
     rank: int
+    singles: bool
 
     @property
     def batches(self) -> int:
@@ -131,7 +132,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     for seed in range(protocol.seeds):
         for strategy in compared(vlm.n_layers, protocol, importance, seed):
             found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
-    alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers)]
+    alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers) if protocol.singles]
     return Study(aligned, found, alone, importance, exam)
 
 
@@ -220,4 +221,6 @@ def protocol_of(params: Mapping[str, Any]) -> Protocol:
         name: params[name] for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items")
     }
     first, stop = params["band"]
-    return Protocol((first, stop), **sizes, rates=tuple(params["rates"]), rank=params["rank"])
+    return Protocol(
+        (first, stop), **sizes, rates=tuple(params["rates"]), rank=params["rank"], singles=params["singles"]
+    )

@@ -2,18 +2,21 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 
 from vlalign_utils.adapters import adapted
 from vlalign_utils.loop import DivergedError, Schedule, fit
@@ -22,6 +25,7 @@ from vlalign_utils.prefixes import Prefixes
 from vlalign_utils.stats import rng
 from vlalign_utils.strategies import Strategy, trained
 from vlalign_utils.tasks import Batch
+from vlalign_utils.walk import replace_forward
 
 Optimiser = Literal["adamw", "adamw8bit"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -101,7 +105,15 @@ def tune(
 
     Raises ValueError, before anything is trained, for what does not go together.
     """
-    whole = batches if callable(batches) else lambda epoch: batches
+    opening = batches(0) if callable(batches) else batches
+    if not opening:
+        raise ValueError("there are no batches to train on")
+
+    def epoch(number: int) -> Sequence[Batch]:
+        return batches(number) if callable(batches) and number else opening
+
+    own = trained(vlm, strategy)
+    dtypes = [p.dtype for p in own]
     if record_to is not None:
         _check_recordable(vlm, strategy, batches)
     accelerator = _accelerator(vlm, budget)
@@ -114,30 +126,31 @@ def tune(
     with accelerator.autocast():
         prefixes = None
         if record_to is not None:
-            inputs = [inputs_of(vlm, batch) for batch in whole(0)]
+            inputs = [inputs_of(vlm, batch) for batch in opening]
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
-        parameters = undo.enter_context(_trainable(vlm, trained(vlm, strategy), new))
-        if budget.checkpointing:
-            undo.enter_context(_checkpointed(vlm, strategy.start or 0))
+        parameters = undo.enter_context(_trainable(vlm, own, new))
+        recomputed = vlm.layers[strategy.start or 0 :] if budget.checkpointing else ()
         if checkpoint is None:
             checkpoint = Path(undo.enter_context(tempfile.TemporaryDirectory())) / "state"
         task = Answers(vlm, prefixes)
         size = sum(p.numel() * p.element_size() for p in parameters)
-        with accelerator.autocast():
-            memory = 3 * size + kept_for_backward(vlm, lambda: task(0, whole(0)[0], 1.0))
-        steps = _steps(whole, budget, accelerator)
+        with accelerator.autocast(), _checkpointed(recomputed):
+            memory = 3 * size + kept_for_backward(vlm, lambda: task(0, opening[0], 1.0))
+        steps = _steps(epoch, budget, accelerator)
         stopped = ""
-        rows = budget.accumulate * len(whole(0)[0].rows)
+        rows = budget.accumulate * len(opening[0].rows)
         schedule = Schedule(steps=budget.steps, batch_size=rows, lr=budget.lr, warmup=0.1, weight_decay=0)
         make = _adamw if budget.optimiser == "adamw" else _adamw8bit
         try:
-            history = fit(
-                task, schedule, steps, accelerator, checkpoint, strategy.name, make, bar=sys.stderr.isatty()
-            )
+            with _checkpointed(recomputed):
+                label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
+                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar)
         except DivergedError as error:
             history, stopped = error.history, str(error)
+        for parameter, dtype in zip(own, dtypes, strict=True):  # the body runs without automatic precision
+            parameter.data = parameter.data.to(dtype)
         yield Training(
             strategy, history.curve, history.seconds, sum(p.numel() for p in parameters), memory, stopped
         )
@@ -185,8 +198,8 @@ def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
     """A batch's inputs as trained on: where it can, the head computes the answers' positions only."""
     if "logits_to_keep" not in vlm.anatomy.input_names():
         return batch.inputs
-    length = int((batch.answers >= 0).sum(1).max())
-    return {**batch.inputs, "logits_to_keep": length + 1}
+    first = int((batch.answers >= 0).any(0).int().argmax())
+    return {**batch.inputs, "logits_to_keep": batch.answers.shape[1] - first + 1}
 
 
 def _check_recordable(
@@ -214,7 +227,13 @@ def _accelerator(vlm: VLM, budget: Budget) -> Accelerator:
         )
     cpu = vlm.device.type == "cpu"
     if precision == "fp16" and cpu:
-        raise ValueError("precision 'fp16' needs a cuda device: pass 'bf16' or 'no'")
+        raise ValueError(
+            "precision 'fp16' needs a cuda device: load the model with dtype=\"float32\", "
+            "and pass 'bf16' or 'no'"
+        )
+    # accelerate keeps one precision for a process, but one model may follow another.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=cpu)
 
 
@@ -230,20 +249,27 @@ def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Param
 @contextmanager
 def _trainable(vlm: VLM, own: list[nn.Parameter], new: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Let these parameters alone be trained, in float32; the own ones come back as they were."""
+    for parameter in own:
+        if parameter.is_meta or not parameter.is_floating_point():
+            raise ValueError(
+                "weights that are trained are offloaded or quantised: load the model without, or train LoRA"
+            )
     asked = {p: p.requires_grad for p in vlm.model.parameters()}
-    before = [p.data for p in own]
+    before = [(p.data, p.grad) for p in own]
     # Autograd keeps nothing for what lies below the lowest trained weight.
     vlm.model.requires_grad_(False)
-    for parameter in (*own, *new):
-        parameter.requires_grad_(True)
-    for parameter in own:
-        parameter.data = parameter.data.to(torch.float32, copy=True)
     try:
+        for parameter in own:
+            parameter.grad = None
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+        for parameter in (*own, *new):
+            parameter.requires_grad_(True)
         yield [*own, *new]
     finally:
-        for parameter, value in zip(own, before, strict=True):
-            parameter.data = value
+        for parameter, (value, gradient) in zip(own, before, strict=True):
             parameter.grad = None
+            parameter.data = value
+            parameter.grad = gradient
         for parameter, wanted in asked.items():
             parameter.requires_grad_(wanted)
         with torch.no_grad():
@@ -252,31 +278,15 @@ def _trainable(vlm: VLM, own: list[nn.Parameter], new: list[nn.Parameter]) -> It
 
 
 @contextmanager
-def _checkpointed(vlm: VLM, start: int) -> Iterator[None]:
-    """Compute layers from `start` again in the backward pass; their dropout stays as it is."""
-    if not getattr(vlm.model, "supports_gradient_checkpointing", False):
-        raise ValueError(
-            f"{type(vlm.model).__name__} does not support checkpointing: pass checkpointing=False"
-        )
-    before = {module: (module.training, vars(module).get("gradient_checkpointing")) for module in vlm.layers}
-    enable = getattr(vlm.model, "activation_checkpointing_enable", vlm.model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
-    # transformers lets gradients into the embeddings, for the sake of adapters and another kind of
-    # checkpointing: they would run through every layer below the band.
-    vlm.model.disable_input_require_grads()
-    for layer in vlm.layers[start:]:
-        layer.training = True  # of the layer alone: its dropout modules stay as they are
-    try:
+def _checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Compute layers again in the backward pass.
+
+    That of transformers works in train mode only, where some layers' dropout works too.
+    """
+    with ExitStack() as undo:
+        for layer in layers:
+            replace_forward(layer, partial(recompute, layer.forward, use_reentrant=False), undo)
         yield
-    finally:
-        disable = getattr(
-            vlm.model, "activation_checkpointing_disable", vlm.model.gradient_checkpointing_disable
-        )
-        disable()
-        for module, (training, checkpointing) in before.items():
-            module.training = training
-            if checkpointing is not None:
-                module.gradient_checkpointing = checkpointing
 
 
 def _steps(
@@ -325,12 +335,12 @@ def kept_for_backward(vlm: VLM, loss: Callable[[], Tensor]) -> int:
     weights = {p.untyped_storage().data_ptr() for p in vlm.model.parameters()}
     kept: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
+        # Nothing is handed on: a graph that held itself would never be freed, and no gradient is taken.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         loss()
     return sum(kept.values())
