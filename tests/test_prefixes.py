@@ -76,7 +76,7 @@ def towers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-# DeepStack of qwen3_vl adds image features after layers 0 and 1; mllama's layer of cross-attention is above 0.
+# DeepStack of qwen3_vl adds image features after layers 0 and 1; mllama's cross-attention is above 0.
 @pytest.mark.parametrize(
     ("family", "start"),
     [("llava", 0), ("llava", 2), ("llava", 3), ("gemma3", 2), ("qwen3_vl", 1), ("mllama", 1), ("gemma4", 0)],

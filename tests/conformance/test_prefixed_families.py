@@ -1,4 +1,4 @@
-"""Gradients from a recorded prefix, read back from disk, are those of the ordinary forward, in every family."""
+"""In every family: gradients from a recorded prefix, read from disk, are those of the ordinary forward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
