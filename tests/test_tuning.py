@@ -43,7 +43,10 @@ def vlm() -> VLM:
 
 
 def tiny() -> VLM:
-    return VLM(build("llava")[0].model, tiny_processor())
+    made = VLM(build("llava")[0].model, tiny_processor())
+    with torch.no_grad():
+        made.model(**data(made)[0].inputs)  # transformers installs hooks of its own at the first forward
+    return made
 
 
 def half() -> VLM:
@@ -528,7 +531,7 @@ def test_loss_is_the_mean_over_answer_tokens(vlm: VLM) -> None:
     log_prob = vlm.model(**batch.inputs).logits.log_softmax(-1)
     rows, columns = (batch.answers >= 0).nonzero(as_tuple=True)
     expected = -log_prob[rows, columns - 1, batch.answers[rows, columns]].mean()
-    inputs = tuning._inputs(vlm, batch)
+    inputs = tuning.inputs_of(vlm, batch)
     assert inputs["logits_to_keep"] == int((batch.answers >= 0).sum(1).max()) + 1
     for given in (batch.inputs, inputs):
         found = answer_loss(vlm.model(**given).logits, batch.answers)
@@ -539,7 +542,7 @@ def test_answers_in_the_middle_count_too(vlm: VLM) -> None:
     (batch, *_) = data(vlm)
     moved = batch.answers.roll(-2, dims=1)
     whole = answer_loss(vlm.model(**batch.inputs).logits, moved)
-    few = tuning._inputs(vlm, Batch(batch.rows, batch.inputs, moved))
+    few = tuning.inputs_of(vlm, Batch(batch.rows, batch.inputs, moved))
     torch.testing.assert_close(answer_loss(vlm.model(**few).logits, moved), whole)
 
 
