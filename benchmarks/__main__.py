@@ -10,7 +10,7 @@ import torch
 import transformers
 import typer
 
-from benchmarks import capture, geometry, memory, reuse, storage, sweeps
+from benchmarks import capture, geometry, memory, reuse, storage, sweeps, tuning
 from benchmarks.sizes import SIZES
 from vlalign_utils.paths import write_atomic
 
@@ -37,12 +37,13 @@ def run(
     chosen = SIZES[size]
     torch.set_num_threads(1)
     try:
-        taken = memory.rows(chosen)
+        taken = [*memory.rows(chosen), *tuning.memory_rows(chosen)]
     except ValueError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
     width = 64 if size == "tiny" else 4096
     timed = [*reuse.rows(chosen), *capture.rows(chosen), *sweeps.rows(chosen), *geometry.rows(chosen)]
+    timed += tuning.rows(chosen)
     timed += storage.rows(chosen.rounds, width=width)
     name = machine(chosen.device)
     path = out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"

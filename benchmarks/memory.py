@@ -43,12 +43,16 @@ def rows(size: Size) -> list[dict[str, Any]]:
         f"freeze image tokens, windows of {WIDTH}: replays": swept,
     }
     assert int(image[0].nonzero()[0]) == TEXT_BEFORE
-    peak = _on_card if size.device == "cuda" else _in_a_child
     found = []
     for name, way in ways.items():
-        found.append({"way": name, "peak MiB": round(peak(way) / MIB, 1)})
+        found.append({"way": name, "peak MiB": round(peak(size, way) / MIB, 1)})
         print(f"peak memory: {name} takes {found[-1]['peak MiB']} MiB", flush=True)
     return found
+
+
+def peak(size: Size, way: Callable[[], Any]) -> int:
+    """Bytes at the peak of a way, above what is held before it starts."""
+    return _on_card(way) if size.device == "cuda" else _in_a_child(way)
 
 
 def _on_card(way: Callable[[], Any]) -> int:

@@ -31,11 +31,45 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
         "prepare, overlap_grid, imbalance_grid",
         "layer_distances, two_nn",
     }
+    bands = [(way, epochs) for way in ("band [2, 3)", "band [0, 2)") for epochs in (1, 3)]
+    for name in ("LLaVA", "Qwen3-VL", "Gemma 3"):
+        task = f"fine-tune {name}, {{}} steps of {88 if name == 'LLaVA' else 40} tokens, epochs: {{}}"
+        assert ways >= {(task.format(2 * n, n), f"{band}, recorded prefix") for band, n in bands}
+        assert ways >= {(task.format(2, 1), f"{band}, ordinary loop") for band, _ in bands}
+        assert (task.format(6, 3), "band [2, 3), recorded prefix, LoRA of rank 16") in ways
+        full, *others = [row for row in run["memory"] if row["way"].startswith(f"fine-tune {name}: ")]
+        assert "full tuning" in full["way"]
+        assert len(others) == 5
+        assert all(
+            row["share"] == pytest.approx(row["peak MiB"] / full["peak MiB"], abs=0.01) for row in others
+        )
+        assert all(row["share, with weights"] >= row["share"] or row["share"] >= 1 for row in others)
     assert all(row["low"] <= row["times faster"] <= row["high"] for row in run["rows"])
     assert all(row["difference"] <= 1e-5 for row in run["rows"] if "difference" in row)
     speed.write(tmp_path, tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
+    assert "| share of the time |" in page
     assert all(f"| {row['way']} |" in page.replace("\\", "") for row in run["rows"] + run["memory"])
+
+
+def test_a_share_is_one_over_times_faster(tmp_path: Path) -> None:
+    timed = {"task": "t", "way": "w", "against": "a", "times faster": 2.5, "low": 2.0, "high": 3.0}
+    timed |= {"seconds": 4.0, "seconds, usual": 10.0, "rounds": 3}
+    plain = {"way": "plain", "peak MiB": 10.0}
+    shared = {"way": "shared", "peak MiB": 5.0, "share": 0.5, "share, with weights": 0.625}
+    about = dict.fromkeys(("device", "model", "torch", "transformers"), "x")
+    (tmp_path / speed.FOLDER).mkdir(parents=True)
+    for memory, expected in (
+        ([plain, shared], ["| plain | 10 |  |  |", "| shared | 5 | 50 % | 62.5 % |"]),
+        ([plain], ["| way | MiB |", "| plain | 10 |"]),
+    ):
+        record = {"sizes": {"small": {**about, "rows": [timed], "memory": memory}}}
+        (tmp_path / speed.FOLDER / "one.json").write_text(json.dumps(record))
+        speed.write(tmp_path, tmp_path)
+        page = (tmp_path / "benchmarks.md").read_text().replace("\N{NO-BREAK SPACE}", " ").replace("\\", "")
+        lines = page.splitlines()
+        assert "| w | 2.5 [2, 3] | 40 % | 4 |  |" in lines
+        assert set(expected) <= set(lines)
 
 
 def test_a_size_that_is_not_there_or_cannot_run_here_is_refused() -> None:

@@ -9,6 +9,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.results import ResultsError
 
 FOLDER = "benchmarks/results"
+SHARES = {"share": "share", "share, with weights": "with the model's weights"}
 
 
 def write(folder: Path, root: Path) -> None:
@@ -17,8 +18,8 @@ def write(folder: Path, root: Path) -> None:
         "# Speed and memory",
         """Each part is one run of `make bench`: the ways take turns, and every way's result is compared with
 the usual one's before anything is timed. *Times faster* is the usual way's time over this way's, a geometric
-mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Difference* is the largest one of any
-number, relative to the largest number.""",
+mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Share of the time* is one over
+it. *Difference* is the largest one of any number, relative to the largest number.""",
     ]
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
@@ -40,6 +41,7 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
             [
                 text(row["way"]),
                 f"{number(row['times faster'])} \\[{number(row['low'])}, {number(row['high'])}\\]",
+                _percent(1 / row["times faster"]),
                 f"{row['seconds']:g}",
                 f"{row['difference']:.0e}".replace("0e+00", "0").replace("-", "−")
                 if "difference" in row
@@ -51,7 +53,19 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
         lines += [
             f"### {text(task[0].upper() + task[1:])}",
             f"Against: {text(usual)}.",
-            table(("way", "times faster", "seconds", "difference"), "lrrr", cells),
+            table(("way", "times faster", "share of the time", "seconds", "difference"), "lrrrr", cells),
         ]
-    taken = [[text(row["way"]), number(row["peak MiB"])] for row in run["memory"]]
-    return [*lines, "### Peak memory", "Above what is held before.", table(("way", "MiB"), "lr", taken)]
+    shares = [key for key in SHARES if any(key in row for row in run["memory"])]
+    taken = [
+        [text(row["way"]), number(row["peak MiB"]), *(_percent(row.get(key)) for key in shares)]
+        for row in run["memory"]
+    ]
+    columns = ("way", "MiB", *(SHARES[key] for key in shares))
+    about = "Above what is held before." + (
+        " A share is of full tuning's, of the same model." if shares else ""
+    )
+    return [*lines, "### Peak memory", about, table(columns, "lr" + "r" * len(shares), taken)]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.3g} %".replace(" ", "\N{NO-BREAK SPACE}")
