@@ -66,7 +66,7 @@ def test_equal_sizes_are_equal(found, chain):
 
 def test_random_layers_are_drawn_anew_for_every_seed():
     drawn = [
-        next(s.layers for s in study.compared(16, SMALL, range(16), seed) if s.name == "random")
+        next(s.layers for s in study.compared(16, SMALL, [0.1] * 16, seed) if s.name == "random")
         for seed in (0, 1)
     ]
     assert drawn[0] != drawn[1]

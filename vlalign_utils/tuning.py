@@ -335,12 +335,13 @@ def kept_for_backward(vlm: VLM, loss: Callable[[], Tensor]) -> int:
     weights = {p.untyped_storage().data_ptr() for p in vlm.model.parameters()}
     kept: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> None:
-        # Nothing is handed on: a graph that held itself would never be freed, and no gradient is taken.
+    def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
+        # Alive, or its place would be given to another; detached, or the graph would hold itself for ever.
+        return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss()
     return sum(kept.values())
