@@ -116,7 +116,7 @@ def test_deepstack_features_are_kept_only_where_they_are_read(tmp_path: Path) ->
         with safe_open(files(stored)[0], "pt") as file:
             shapes = [file.get_tensor(name).shape for name in file.keys()]  # noqa: SIM118
             widths.append(sum(shape[-1:] == (vlm.d_model,) for shape in shapes))
-    assert widths == [2, 1]  # with the stream, what is added after layer 1
+    assert widths == [3, 1]  # what leaves layer 0, what is added to it, and what is added after layer 1
 
 
 def test_stored_tensors_are_mapped_from_the_file(tmp_path: Path) -> None:
