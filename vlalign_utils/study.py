@@ -6,9 +6,10 @@
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     def measured() -> Record:
         items = [item for name in seeing() for item in tasks.load(name, protocol.items, TRIAL_SEED, "train")]
         sets = [(k,) for k in range(vlm.n_layers)]
-        moved = transplant_sweep(tuned, vlm, items, sets)
+        with redirect_stdout(StringIO()):  # a chapter prints the same whether this is on record or not
+            moved = transplant_sweep(tuned, vlm, items, sets)
         return {"importance": (moved.receiver.prob[:, None] - moved.prob).mean(0).round(5).tolist()}
 
     about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), "items": protocol.items}
