@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from vlalign_utils import loop
-from vlalign_utils.loop import Schedule, fit, rate
+from vlalign_utils.loop import DivergedError, History, Schedule, fit, rate
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.stages import muon_and_adamw
 
@@ -132,6 +132,106 @@ def test_divergence_is_an_error_that_says_where(tmp_path):
         task.last.bias.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="at step 0; lower the learning rate"):
         fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t", muon_and_adamw)
+
+
+def few(path, batches, task=None, schedule=SCHEDULE):
+    torch.manual_seed(0)
+    task = task or Sums()
+    history = fit(task, schedule, batches, Accelerator(cpu=True), path, "t", muon_and_adamw, bar=False)
+    return task, history
+
+
+class Parts(Sums):
+    """The same task, given a part of the loss with each batch."""
+
+    def forward(self, x, share):
+        return share * super().forward(x)
+
+
+@pytest.mark.parametrize("cuts", [(32,), (16, 16), (5, 20, 7)])
+def test_a_tuple_of_batches_is_one_step(tmp_path, cuts):
+    whole, expected = few(tmp_path / "whole.ckpt", data)
+    parts = (tuple((p, len(p) / 32) for p in x.split(cuts)) for x in data(0))
+    torch.manual_seed(0)
+    task, found = few(tmp_path / "parts.ckpt", lambda first: parts, Parts())
+    assert found.step == 20
+    assert [x for _, x in found.curve] == pytest.approx([x for _, x in expected.curve], abs=2e-5)
+    for p, q in zip(whole.parameters(), task.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def rising(history, losses):
+    found = []
+    for loss in losses:
+        found.append(history.note(loss))
+        history.step += 1
+    return found
+
+
+def test_a_loss_far_above_its_beginning_is_divergence():
+    assert not any(rising(History(), [2.0] * 40))
+    assert not any(rising(History(), [2.0] * 25 + [7.9] * 25))
+    late = rising(History(), [2.0] * 25 + [8.1] * 25)
+    assert late.index(True) == 34  # when the ten last are all above four times the ten first
+    assert not any(rising(History(), [2.0] * 25 + [60.0] + [2.0] * 20))  # one odd batch
+    assert not any(rising(History(), [2.0] * 10 + [9.0] * 11))  # too early to tell
+    for bad in (math.nan, math.inf):
+        assert rising(History(), [2.0, bad]) == [False, True]
+
+
+def test_divergence_brings_the_last_checkpoint_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 5)
+    good, _ = few(tmp_path / "good.ckpt", data)
+
+    def spoilt(first):
+        for step, x in enumerate(data(first), first):
+            yield x * math.inf if step == 8 else x
+
+    torch.manual_seed(0)
+    task = Sums()
+    with pytest.raises(DivergedError, match="t: the loss is nan at step 8; lower the learning rate") as error:
+        few(tmp_path / "bad.ckpt", spoilt, task)
+    state = torch.load(tmp_path / "bad.ckpt", weights_only=True)
+    assert state["history"]["step"] == 5
+    assert error.value.history.step == 8
+    assert all(torch.equal(p, state["weights"][n]) for n, p in task.named_parameters())
+    resumed, _ = few(tmp_path / "bad.ckpt", data)
+    assert same(good, resumed)
+
+
+class Steep(Sums):
+    """A loss that is finite where its gradient is not."""
+
+    def forward(self, x):
+        return (self.last.bias - self.last.bias.detach()).abs().sqrt().sum()
+
+
+def test_gradients_that_are_not_finite_never_reach_the_weights(tmp_path):
+    task = Steep()
+    before = [p.clone() for p in task.parameters()]
+    with pytest.raises(DivergedError, match="t: the gradients are not finite at step 0"):
+        few(tmp_path / "a.ckpt", data, task)
+    assert all(torch.equal(p, q) for p, q in zip(before, task.parameters(), strict=True))
+
+
+def test_weights_spoilt_by_the_last_step_are_not_kept(tmp_path):
+    task = Sums()
+    before = [p.clone() for p in task.parameters()]
+    schedule = Schedule(steps=1, batch_size=32, lr=1e308)
+    with pytest.raises(DivergedError, match="t: weights are not finite after step 0"):
+        few(tmp_path / "a.ckpt", lambda first: iter([next(data(0))]), task, schedule)
+    assert all(torch.equal(p, q) for p, q in zip(before, task.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    few(tmp_path / "a.ckpt", data)
+    other = Schedule(steps=30, batch_size=32, lr=0.2)
+    with pytest.raises(ValueError, match="is the checkpoint of another run than 't': delete it"):
+        few(tmp_path / "a.ckpt", data, schedule=other)
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del state["run"]  # as runs of before have left it
+    torch.save(state, tmp_path / "a.ckpt")
+    assert few(tmp_path / "a.ckpt", data)[1].step == 20
 
 
 def test_fewer_rows_than_processes_are_refused(tmp_path, monkeypatch):

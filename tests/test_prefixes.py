@@ -291,6 +291,18 @@ def test_weights_changed_below_the_start_are_refused_and_above_they_are_welcome(
             stored.run(i)
 
 
+def test_weights_written_with_the_same_values_are_welcome(tmp_path: Path, towers: list[int]) -> None:
+    vlm, batches = made(n=1)
+    stored = Prefixes(vlm, batches, 2, tmp_path)
+    stored.run(0)
+    before = len(towers)
+    with torch.no_grad():  # as DistributedDataParallel does when it begins
+        for parameter in vlm.model.parameters():
+            parameter.copy_(parameter.clone())
+    stored.run(0)
+    assert len(towers) == before
+
+
 def test_weights_replaced_below_the_start_are_refused(tmp_path: Path) -> None:
     vlm, batches = made(n=1)
     stored = Prefixes(vlm, batches, 2, tmp_path)

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny_models import build, tiny_processor
@@ -305,8 +305,16 @@ def test_a_killed_run_resumes_to_the_same_weights(
     budget = Budget(steps=8, lr=1e-2, accumulate=2)
     whole, expected = tuned(vlm, strategy, budget)
     options = {"checkpoint": tmp_path / "c", "record_to": tmp_path / "prefixes" if recorded else None}
-    with comes_back(vlm), pytest.raises(KeyboardInterrupt):
-        tuned(vlm, strategy, budget, batches=Cut(data(vlm), 3 + 2 * 5), **options)
+    loss, left = tuning.answer_loss, iter(range(1 + 2 * 5))  # one to see what is held, then those of 5 steps
+
+    def killed(logits: Tensor, answers: Tensor) -> Tensor:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return loss(logits, answers)
+
+    with monkeypatch.context() as patch, comes_back(vlm), pytest.raises(KeyboardInterrupt):
+        patch.setattr(tuning, "answer_loss", killed)
+        tuned(vlm, strategy, budget, **options)
     state = torch.load(tmp_path / "c", weights_only=True)
     assert state["history"]["step"] == 3
     resumed, found = tuned(tiny(), strategy, budget, **options)
@@ -489,12 +497,16 @@ def test_strategies_see_the_same_batches_in_the_same_order(
     assert seen[-1] != seen[0]
 
 
-def test_every_batch_is_seen_once_an_epoch_and_once_among_the_processes(vlm: VLM) -> None:
+def test_every_batch_is_seen_once_an_epoch_and_once_among_the_processes(
+    vlm: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples, budget = data(vlm, 2), Budget(steps=9, lr=1e-3, accumulate=2)
 
     def share(processes: int, index: int, first: int = 0) -> list[list[int]]:
-        about: Any = SimpleNamespace(num_processes=processes, process_index=index)
-        return [[i for i, _, _ in step] for step in tuning._steps(lambda _: examples, budget, about)(first)]
+        monkeypatch.setattr(Accelerator, "num_processes", processes)
+        monkeypatch.setattr(Accelerator, "process_index", index)
+        steps = tuning._steps(lambda _: examples, budget, Accelerator(cpu=True))(first)
+        return [[i for i, _, _ in step] for step in steps]
 
     whole = share(1, 0)
     turns = [i for step in whole for i in step]

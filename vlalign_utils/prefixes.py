@@ -20,10 +20,10 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vlalign_utils.identity import model_identity
+from vlalign_utils.identity import model_identity, weights_identity
 from vlalign_utils.journal import StoreError
 from vlalign_utils.models import VLM
 from vlalign_utils.trace import Run
@@ -49,7 +49,7 @@ class Prefixes:
         if not batches:
             raise ValueError("there are no batches to record")
         self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
-        self._made_by = _below(vlm, start)
+        self._stamps, self._identity = _stamps(self._below()), self._identified()
         first = self._record(0)
         self._specs = _specs(first)
         self._needed = _needed(vlm, first, start)
@@ -65,10 +65,7 @@ class Prefixes:
 
         Raises ValueError when weights below `start` have changed since.
         """
-        if _below(self.vlm, self.start) != self._made_by:
-            raise ValueError(
-                f"weights below layer {self.start} have changed since they were recorded: record them again"
-            )
+        self._check_unchanged()
         path = self.folder / f"{i:06d}.safetensors"
         stored = self._read(path, i) if path.is_file() else None
         if stored is not None:
@@ -81,6 +78,24 @@ class Prefixes:
                 _write(path, data)
                 self.size += len(data)
         return run
+
+    def _below(self) -> list[nn.Parameter]:
+        above = {id(p) for p in self.vlm.layers[self.start :].parameters()}
+        return [p for p in self.vlm.model.parameters() if id(p) not in above]
+
+    def _identified(self) -> str:
+        return weights_identity(nn.ParameterList(self._below()), pinned=True)
+
+    def _check_unchanged(self) -> None:
+        stamps = _stamps(self._below())
+        if stamps == self._stamps:
+            return
+        # Written to, but perhaps with the same values: so do processes that train together, at the start.
+        if self._identified() != self._identity:
+            raise ValueError(
+                f"weights below layer {self.start} have changed since they were recorded: record them again"
+            )
+        self._stamps = stamps
 
     def _record(self, i: int) -> Run:
         run = self.vlm.record(stop=self.start, **self.batches[i])
@@ -179,10 +194,9 @@ class Prefixes:
             )
 
 
-def _below(vlm: VLM, start: int) -> list[tuple[int, int, int]]:
-    """Parameters outside the layers from `start` on: which they are, where, and how often changed."""
-    above = {id(p) for p in vlm.layers[start:].parameters()}
-    return [(id(p), p.data_ptr(), p._version) for p in vlm.model.parameters() if id(p) not in above]
+def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
+    """Which parameters these are, where, and how often each was written to."""
+    return [(id(p), p.data_ptr(), p._version) for p in parameters]
 
 
 def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]:
