@@ -312,9 +312,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
             raise KeyboardInterrupt
         return loss(logits, answers)
 
-    with monkeypatch.context() as patch, comes_back(vlm), pytest.raises(KeyboardInterrupt):
-        patch.setattr(tuning, "answer_loss", killed)
+    monkeypatch.setattr(tuning, "answer_loss", killed)
+    with comes_back(vlm), pytest.raises(KeyboardInterrupt):
         tuned(vlm, strategy, budget, **options)
+    monkeypatch.setattr(tuning, "answer_loss", loss)
     state = torch.load(tmp_path / "c", weights_only=True)
     assert state["history"]["step"] == 3
     resumed, found = tuned(tiny(), strategy, budget, **options)
@@ -348,10 +349,9 @@ def test_huge_rates_stop_with_the_last_good_weights(vlm: VLM, monkeypatch: pytes
 
 def test_weights_that_the_last_step_spoils_are_never_given(vlm: VLM) -> None:
     with comes_back(vlm) as before:
-        training, after = tuned(vlm, budget=Budget(steps=1, lr=3e38, accumulate=1))
-    assert "not finite" in training.stopped or all(w.isfinite().all() for w in after.values())
-    assert all(w.isfinite().all() for w in after.values())
-    assert before.keys() == after.keys()
+        training, after = tuned(vlm, budget=Budget(steps=1, lr=1e39))
+    assert "weights are not finite after step 0" in training.stopped
+    assert same(before, after)
 
 
 @pytest.mark.parametrize("strategy", [BAND, LORA])
@@ -483,17 +483,17 @@ def test_strategies_see_the_same_batches_in_the_same_order(
         return loss(logits, answers)
 
     monkeypatch.setattr(tuning, "answer_loss", watch)
-    examples = data(vlm, 1)
+    examples = data(vlm, 2)
     for name, strategy in {**strategies(vlm.n_layers, (1, 3)), "lora": LORA}.items():
         for folder in (None, tmp_path / name):
             if folder and strategy.start is None:
                 continue
             seen.append([])
-            tuned(vlm, strategy, Budget(steps=13, lr=1e-3, seed=2), batches=examples, record_to=folder)
-    assert len(seen[0]) == 14
+            tuned(vlm, strategy, Budget(steps=7, lr=1e-3, seed=2), batches=examples, record_to=folder)
+    assert len(seen[0]) == 8  # the first to see what is held in memory
     assert all(order == seen[0] for order in seen)
     seen.append([])
-    tuned(vlm, BAND, Budget(steps=13, lr=1e-3, seed=3), batches=examples)
+    tuned(vlm, BAND, Budget(steps=7, lr=1e-3, seed=3), batches=examples)
     assert seen[-1] != seen[0]
 
 
