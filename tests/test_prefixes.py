@@ -303,6 +303,25 @@ def test_weights_written_with_the_same_values_are_welcome(tmp_path: Path, towers
     assert len(towers) == before
 
 
+def test_what_asks_for_gradients_is_as_it_was_and_nothing_does_while_recording(tmp_path: Path) -> None:
+    vlm, batches = made(n=1)
+    next(vlm.model.parameters()).requires_grad_(False)
+    asked = [p.requires_grad for p in vlm.model.parameters()]
+    seen: list[bool] = []
+    vlm.layers[1].register_forward_hook(
+        lambda *_: seen.extend(p.requires_grad for p in vlm.model.parameters())
+    )
+    stored = Prefixes(vlm, batches, 2, tmp_path)
+    stored.run(0)
+    assert seen
+    assert not any(seen)
+    assert [p.requires_grad for p in vlm.model.parameters()] == asked
+    vlm.layers[0].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Prefixes(vlm, batches, 2, tmp_path)
+    assert [p.requires_grad for p in vlm.model.parameters()] == asked
+
+
 def test_weights_replaced_below_the_start_are_refused(tmp_path: Path) -> None:
     vlm, batches = made(n=1)
     stored = Prefixes(vlm, batches, 2, tmp_path)

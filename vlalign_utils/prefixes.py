@@ -12,7 +12,8 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ class Prefixes:
         self._stamps, self._identity = _stamps(self._below()), self._identified()
         first = self._record(0)
         self._specs = _specs(first)
-        self._needed = _needed(vlm, first, start)
-        self._check_rebuilt(first)
+        with _frozen(vlm.model):
+            self._needed = _needed(vlm, first, start)
+            self._check_rebuilt(first)
         self.folder = folder / _key(vlm, batches, start)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[int] = set()
@@ -98,7 +100,8 @@ class Prefixes:
         self._stamps = stamps
 
     def _record(self, i: int) -> Run:
-        run = self.vlm.record(stop=self.start, **self.batches[i])
+        with _frozen(self.vlm.model):
+            run = self.vlm.record(stop=self.start, **self.batches[i])
         states = pytree.tree_leaves([list(by.values()) for by in run.states.values()])
         if any(isinstance(leaf, Tensor) for leaf in states):
             raise ValueError(
@@ -192,6 +195,22 @@ class Prefixes:
                 f"{self.folder} needs about {wanted / 1e9:.1f} GB for recorded prefixes, but "
                 f"{free / 1e9:.1f} GB are free there: free some, record elsewhere, or give a limit"
             )
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No weight asks for gradients, as none below `start` does in training.
+
+    Even without gradients some kernels look at that, and give other last digits.
+    """
+    asked = [p for p in model.parameters() if p.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
