@@ -61,6 +61,8 @@ class Prefixes:
         self._checked: set[int] = set()
         self.size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
         self._check_space(first)
+        # What batch 0 gave, until it is asked for.
+        self._opening: Run | None = None if self._path(0).is_file() else first
 
     def run(self, i: int) -> Run:
         """What layer `start` and the rest need of batch `i`: read, or recorded now, and kept if it fits.
@@ -68,18 +70,23 @@ class Prefixes:
         Raises ValueError when weights below `start` have changed since.
         """
         self._check_unchanged()
-        path = self.folder / f"{i:06d}.safetensors"
+        path = self._path(i)
         stored = self._read(path, i) if path.is_file() else None
         if stored is not None:
             return stored
-        run = self._record(i)
+        run = self._opening if i == 0 and self._opening is not None else self._record(i)
         kept, plan = self._split(run)
         if self.limit is None or self.size + _bytes(kept) <= self.limit:
             data = save(kept, {"plan": plan, "crc32": str(_checksum(kept, plan))})
             if self.limit is None or self.size + len(data) <= self.limit:
                 _write(path, data)
                 self.size += len(data)
+        if i == 0:
+            self._opening = None
         return run
+
+    def _path(self, i: int) -> Path:
+        return self.folder / f"{i:06d}.safetensors"
 
     def _below(self) -> list[nn.Parameter]:
         above = {id(p) for p in self.vlm.layers[self.start :].parameters()}
