@@ -9,9 +9,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from vlalign_utils import load_vlm, tasks
+from vlalign_utils import load_vlm, loop, tasks
 from vlalign_utils.paths import ROOT
-from vlalign_utils.zoo import bars, chats, loop, stages
+from vlalign_utils.zoo import bars, chats, stages
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
