@@ -29,9 +29,9 @@ help:
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava [DEVICE=cuda]        train an embedded model, from its last checkpoint"
 	@echo "make tune  ARCH=llava                     train every strategy of the chapter on tuning, resuming"
-	@echo "make check                                  lint, types, fast tests: three minutes"
+	@echo "make check                                  lint, types, fast tests: ten minutes on two cores"
 	@echo "make test                                   check, every family, every notebook, every page in a browser"
-	@echo "make bench [SIZE=tiny|small|7b]             speed and memory against the usual ways, side by side"
+	@echo "make bench [SIZE=tiny|small|7b] [ONLY=tuning] speed and memory against the usual ways, side by side"
 	@echo "make families                               try every model type of transformers, for the book"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
 
@@ -82,7 +82,7 @@ families: $(READY)
 	@$(PY) tests/conformance/matrix.py
 
 bench: $(READY)
-	@$(PY) -m benchmarks --size $(SIZE)
+	@$(PY) -m benchmarks --size $(SIZE) $(if $(ONLY),--only "$(ONLY)")
 
 lock: $(READY)
 	mkdir -p .cache && echo "$(TORCH)" > .cache/torch.txt

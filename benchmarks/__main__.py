@@ -3,15 +3,18 @@
 import json
 import platform
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import transformers
 import typer
 
 from benchmarks import capture, geometry, memory, reuse, storage, sweeps, tuning
-from benchmarks.sizes import SIZES
+from benchmarks.plans import plans
+from benchmarks.sizes import SIZES, Size
 from vlalign_utils.paths import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,29 +29,43 @@ def machine(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def parts(size: Size) -> dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """What can be measured, by name: where its rows belong, and how they are made."""
+    width = 64 if size is SIZES["tiny"] else 4096
+    return {
+        "memory": ("memory", partial(memory.rows, size)),
+        "tuning-memory": ("memory", partial(tuning.memory_rows, size)),
+        "reuse": ("rows", partial(reuse.rows, size)),
+        "capture": ("rows", partial(capture.rows, size)),
+        "sweeps": ("rows", partial(sweeps.rows, size)),
+        "geometry": ("rows", partial(geometry.rows, size)),
+        "tuning": ("rows", partial(tuning.rows, size)),
+        "storage": ("rows", partial(storage.rows, size.rounds, width=width)),
+    }
+
+
 def run(
     size: Annotated[str, typer.Option(help=f"one of {', '.join(SIZES)}")] = "small",
+    only: Annotated[str, typer.Option(help=f"some of {', '.join(parts(SIZES['tiny']))}, by commas")] = "",
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
-    """Measure everything at one size; results of other sizes on this machine stay."""
+    """Measure everything at one size, or some of it; what else was measured on this machine stays.
+
+    Written after every part: one that fails loses nothing of the others.
+    """
     if size not in SIZES:
-        typer.echo(f"Error: there is no size {size!r}; there are {', '.join(SIZES)}", err=True)
-        raise typer.Exit(1)
+        _refuse(f"there is no size {size!r}; there are {', '.join(SIZES)}")
     chosen = SIZES[size]
+    known = parts(chosen)
+    asked = only.split(",") if only else list(known)
+    for part in asked:
+        if part not in known:
+            _refuse(f"there is no part {part!r}; there are {', '.join(known)}")
     torch.set_num_threads(1)
-    try:
-        taken = [*memory.rows(chosen), *tuning.memory_rows(chosen)]
-    except ValueError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    width = 64 if size == "tiny" else 4096
-    timed = [*reuse.rows(chosen), *capture.rows(chosen), *sweeps.rows(chosen), *geometry.rows(chosen)]
-    timed += tuning.rows(chosen)
-    timed += storage.rows(chosen.rounds, width=width)
     name = machine(chosen.device)
     path = out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    record.setdefault("sizes", {})[size] = {
+    about = {
         "device": name + ("" if chosen.device == "cuda" else ", one thread"),
         "model": (
             f"LLaVA, {chosen.decoder['num_hidden_layers']} layers of width {chosen.decoder['hidden_size']}, "
@@ -57,11 +74,28 @@ def run(
         ),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "rows": timed,
-        "memory": taken,
     }
-    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    before = record.setdefault("sizes", {}).get(size, {})
+    same = all(before.get(key) == value for key, value in about.items())
+    kept = before if same else {"rows": [], "memory": []}
+    record["sizes"][size] = {**about, "rows": kept["rows"], "memory": kept["memory"]}
+    record["plans"] = plans()
+    for part in asked:
+        kind, make = known[part]
+        try:
+            new = make()
+        except ValueError as error:
+            _refuse(str(error))
+        named = {(row.get("task"), row["way"]) for row in new}
+        others = [row for row in record["sizes"][size][kind] if (row.get("task"), row["way"]) not in named]
+        record["sizes"][size][kind] = [*others, *new]
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
     typer.echo(f"written to {path}")
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,11 @@ def test_divergence_is_an_error_that_says_where(tmp_path):
         fit(task, SCHEDULE, data, Accelerator(cpu=True), tmp_path / "a.ckpt", "t", muon_and_adamw)
 
 
-def few(path, batches, task=None, schedule=SCHEDULE):
+def few(path, batches, task=None, schedule=SCHEDULE, resumable=True):
     torch.manual_seed(0)
     task = task or Sums()
-    history = fit(task, schedule, batches, Accelerator(cpu=True), path, "t", muon_and_adamw, bar=False)
+    cpu = Accelerator(cpu=True)
+    history = fit(task, schedule, batches, cpu, path, "t", muon_and_adamw, bar=False, resumable=resumable)
     return task, history
 
 
@@ -197,6 +198,23 @@ def test_divergence_brings_the_last_checkpoint_back(tmp_path, monkeypatch):
     assert all(torch.equal(p, state["weights"][n]) for n, p in task.named_parameters())
     resumed, _ = few(tmp_path / "bad.ckpt", data)
     assert same(good, resumed)
+
+
+def test_a_run_that_is_not_resumable_keeps_good_weights_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 5)
+    few(tmp_path / "whole.ckpt", data)
+    task = Sums()
+    few(tmp_path / "a.ckpt", data, task, resumable=False)
+    states = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("whole", "a")}
+    assert states["whole"]["optimizers"]
+    assert not states["a"]["optimizers"]
+    assert states["whole"]["history"]["step"] == 20
+    assert states["a"]["history"]["step"] == 15  # none at the end: nothing can go wrong any more
+    task = Sums()
+    with pytest.raises(DivergedError):
+        few(tmp_path / "b.ckpt", lambda first: (x * math.inf for x in data(first)), task, resumable=False)
+    good = torch.load(tmp_path / "b.ckpt", weights_only=True)["weights"]
+    assert all(torch.equal(p, good[n]) for n, p in task.named_parameters())
 
 
 class Steep(Sums):

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
 from vlalign_utils import outcomes
 from vlalign_utils.flops import Forward, Part
 from vlalign_utils.outcomes import Study, spread
-from vlalign_utils.stats import bootstrap_mean
+from vlalign_utils.stats import Interval, bootstrap_mean
 from vlalign_utils.suites import Item
 from vlalign_utils.time_model import Features
 
@@ -110,3 +111,17 @@ def test_the_time_model_gets_every_strategy_but_the_random_ones():
     assert max(abs(error) for error in fit.errors.values()) < 1e-6
     assert set(fit.errors) == {*chosen, "ordinary", "layer 3"}
     assert (fit.tower, fit.unit) == (pytest.approx(0.5, rel=1e-3), pytest.approx(0.1, rel=1e-3))
+
+
+def test_as_many_strategies_as_a_study_has_look_different():
+    looks = [tuple(str(v) for v in outcomes.line_look(i).values()) for i in range(13)]
+    assert len(set(looks)) == 13
+
+
+def test_every_point_is_drawn_with_its_intervals_and_named():
+    ax = Figure().subplots()
+    points = {f"s{i}": (Interval(i, i - 1, i + 1, 3), Interval(2 * i, 0, 3 * i, 9)) for i in range(12)}
+    outcomes.draw_points(ax, points)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(points)
+    lines = [line.get_xydata().tolist() for line in ax.lines]
+    assert lines[6:9] == [[[1, 4], [3, 4]], [[2, 0], [2, 6]], [[2, 4]]]

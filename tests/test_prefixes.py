@@ -15,6 +15,7 @@ from vlalign_utils import VLM, prefixes
 from vlalign_utils.adapters import adapted
 from vlalign_utils.journal import StoreError
 from vlalign_utils.prefixes import Prefixes
+from vlalign_utils.reads import leaves, specs
 
 
 def made(family: str = "llava", n: int = 3) -> tuple[VLM, list[Inputs]]:
@@ -400,15 +401,10 @@ def test_half_precision_is_kept_as_it_is(tmp_path: Path) -> None:
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm, batches = made(n=1)
-    calls = prefixes._calls
-
-    def odd(run):
-        return [((name, n), [*leaves, object()], spec) for (name, n), leaves, spec in calls(run)]
-
-    monkeypatch.setattr(prefixes, "_calls", odd)
+    monkeypatch.setattr(prefixes, "leaves", lambda run: [*leaves(run), (("tower", 0, 0), object())])
     stored = Prefixes.__new__(Prefixes)
     stored.vlm, stored.batches, stored.start, stored._needed = vlm, batches, 2, set()
     run = vlm.record(stop=2, **batches[0])
-    stored._specs = prefixes._specs(run)
+    stored._specs = specs(run)
     with pytest.raises(ValueError, match="a object runs before layer 2, which no file can hold"):
         stored._split(run)

@@ -49,7 +49,36 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
     speed.write(tmp_path, tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
     assert "| share of the time |" in page
+    planned = json.loads(path.read_text())["plans"]
+    assert planned["of"] in page
+    full, *_, adapters = [row["total"] for row in planned["rows"]]
+    assert full > 100 > 24 > adapters > 13  # GiB: more than any card holds, and what a small one does
+    assert all(f"{row['total']:g} |" in page for row in planned["rows"])
     assert all(f"| {row['way']} |" in page.replace("\\", "") for row in run["rows"] + run["memory"])
+
+
+def test_a_part_measured_again_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    def measured(part: str) -> dict:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--size",
+            "tiny",
+            "--only",
+            part,
+            "--out",
+            str(tmp_path),
+        ]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        (path,) = tmp_path.glob("*.json")
+        return json.loads(path.read_text())["sizes"]["tiny"]
+
+    reuse = measured("reuse")["rows"]
+    both = measured("geometry,reuse")["rows"]
+    assert [row["way"] for row in both[-len(reuse) :]] == [row["way"] for row in reuse]
+    assert len(both) == len(reuse) + 2
+    assert measured("geometry")["rows"][: len(reuse)] == both[-len(reuse) :]
 
 
 def test_a_share_is_one_over_times_faster(tmp_path: Path) -> None:
@@ -63,19 +92,23 @@ def test_a_share_is_one_over_times_faster(tmp_path: Path) -> None:
         ([plain, shared], ["| plain | 10 |  |  |", "| shared | 5 | 50 % | 62.5 % |"]),
         ([plain], ["| way | MiB |", "| plain | 10 |"]),
     ):
-        record = {"sizes": {"small": {**about, "rows": [timed], "memory": memory}}}
+        planned = {"of": "a model", "rows": [{"strategy": "band", "optimiser": "adamw", "total": 1.5}]}
+        record = {"sizes": {"small": {**about, "rows": [timed], "memory": memory}}, "plans": planned}
         (tmp_path / speed.FOLDER / "one.json").write_text(json.dumps(record))
         speed.write(tmp_path, tmp_path)
         page = (tmp_path / "benchmarks.md").read_text().replace("\N{NO-BREAK SPACE}", " ").replace("\\", "")
         lines = page.splitlines()
+        assert "| band | adamw | 1.5 |" in lines
         assert "| w | 2.5 [2, 3] | 40 % | 4 |  |" in lines
         assert set(expected) <= set(lines)
 
 
-def test_a_size_that_is_not_there_or_cannot_run_here_is_refused() -> None:
+def test_a_size_or_part_that_is_not_there_or_cannot_run_here_is_refused() -> None:
     known = "there is no size 'huge'; there are tiny, small, 7b"
-    for size, message in (("huge", known), ("7b", "needs a cuda device")):
-        command = [sys.executable, "-m", "benchmarks", "--size", size]
+    part = "there is no part 'huge'; there are memory, tuning-memory, reuse,"
+    asked = ((["huge"], known), (["7b"], "needs a cuda device"), (["tiny", "--only", "huge"], part))
+    for options, message in asked:
+        command = [sys.executable, "-m", "benchmarks", "--size", *options]
         without_card = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
             command, cwd=ROOT, env=without_card, capture_output=True, text=True, check=False

@@ -92,6 +92,7 @@ def fit(
     label: str,
     make: Make,
     bar: bool = True,
+    resumable: bool = True,
 ) -> History:
     """Train the parameters of `task` that require gradients; called with a batch it returns the loss.
 
@@ -99,7 +100,8 @@ def fit(
     the run is cut, so that a killed run resumes from `checkpoint` to the weights of an uninterrupted one
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
-    name; a group may have a `times` that multiplies the schedule's rate.
+    name; a group may have a `times` that multiplies the schedule's rate. A run that is not `resumable` keeps
+    the last good weights in `checkpoint` alone, which are a third of what resuming needs.
     Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
     DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
     finite or the loss rises far above its beginning.
@@ -117,8 +119,9 @@ def fit(
     for optimizer, stored in zip(optimizers, state["optimizers"] if state else [], strict=bool(state)):
         optimizer.load_state_dict(stored)
     window: list[float] = list(state["window"]) if state else []
+    kept = optimizers if resumable else []
     if not state and accelerator.is_main_process:
-        _save(checkpoint, trained, optimizers, history, window, run)
+        _save(checkpoint, trained, kept, history, window, run)
     start, before = time.monotonic(), history.seconds
     shown = tqdm(
         total=schedule.steps,
@@ -151,14 +154,15 @@ def fit(
                 loss=f"{history.curve[-1][1]:.3f}", lr=f"{rate(schedule, step):.1e}", refresh=False
             )
             window.clear()
-        ends = history.step % SAVE_EVERY == 0 or history.step == schedule.steps
+        last = history.step == schedule.steps
+        ends = last or history.step % SAVE_EVERY == 0
         if ends and not all(p.isfinite().all() for p in trained.values()):
             _go_back(checkpoint, trained)
             raise DivergedError(
                 f"{label}: weights are not finite after step {step}; lower the learning rate", history
             )
-        if ends and accelerator.is_main_process:
-            _save(checkpoint, trained, optimizers, history, window, run)
+        if ends and (resumable or not last) and accelerator.is_main_process:
+            _save(checkpoint, trained, kept, history, window, run)
         shown.update()
     shown.close()
     accelerator.wait_for_everyone()

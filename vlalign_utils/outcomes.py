@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +11,14 @@ from scipy.stats import t
 
 from vlalign_utils.costs import predicted
 from vlalign_utils.flops import Forward
-from vlalign_utils.plots import look
+from vlalign_utils.plots import OTHERS, look
 from vlalign_utils.records import Record
 from vlalign_utils.stats import Interval, above_chance, bootstrap_mean
 from vlalign_utils.strategies import Strategy
 from vlalign_utils.tasks import Item
 from vlalign_utils.time_model import Features, TimeFit, features, fit_time
+
+FILLINGS = ("full", "none", "left")  # of a marker, one after another
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,21 @@ def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
     return Interval(mean, mean - below, mean + above, n)
 
 
+def line_look(position: int) -> dict[str, Any]:
+    """How to plot one of many strategies: a look that comes back has another filling of its marker."""
+    colour, dash, marker = look("", position)
+    filling = FILLINGS[position // len(OTHERS) % len(FILLINGS)]
+    return {"color": colour, "linestyle": dash, "marker": marker, "fillstyle": filling}
+
+
 def draw_points(ax: Axes, points: Mapping[str, tuple[Interval, Interval]]) -> None:
-    """Named points with the intervals of their x and y."""
+    """Points with the intervals of their x and y, named in a legend on the right."""
     for position, (name, (x, y)) in enumerate(points.items()):
-        colour, _, marker = look(name, position)
-        ax.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1)
-        ax.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1)
-        ax.plot(x.value, y.value, marker, color=colour)
-        ax.annotate(name, (x.value, y.value), (5, 5), textcoords="offset points", fontsize=8, color=colour)
+        style = line_look(position) | {"linestyle": "none", "markersize": 7}
+        ax.plot([x.low, x.high], [y.value] * 2, color=style["color"], linewidth=0.7)
+        ax.plot([x.value] * 2, [y.low, y.high], color=style["color"], linewidth=0.7)
+        ax.plot(x.value, y.value, label=name, zorder=3, markerfacecoloralt=ax.get_facecolor(), **style)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def strategy_of(record: Record) -> Strategy:

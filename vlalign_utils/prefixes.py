@@ -2,8 +2,7 @@
 
 With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
 in one safetensors file per batch, memory-mapped when read, and a replay from there gives the gradients of the
-ordinary forward. Of what ran below, only the tensors that the rest of the forward reads are kept. Which those
-are is found out on the first batch, by putting NaN in their place: what nobody reads spoils nothing.
+ordinary forward. Of what ran below, only the tensors that the rest of the forward reads are kept (`reads`).
 """
 
 import hashlib
@@ -27,12 +26,12 @@ from torch.utils import _pytree as pytree
 from vlalign_utils.identity import model_identity, weights_identity
 from vlalign_utils.journal import StoreError
 from vlalign_utils.models import VLM
+from vlalign_utils.reads import answered_twice, leaves, needed, specs
 from vlalign_utils.trace import Run
 from vlalign_utils.walk import Answer
 
 LOG = logging.getLogger("vlalign")
 Inputs = Mapping[str, Any]
-Slot = tuple[str, int, int]  # a module before layer 0, or "" for a layer; its call, or the layer; the leaf
 
 
 class Prefixes:
@@ -52,10 +51,11 @@ class Prefixes:
         self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
         self._stamps, self._identity = _stamps(self._below()), self._identified()
         first = self._record(0)
-        self._specs = _specs(first)
+        self._specs = specs(first)
         with _frozen(vlm.model):
-            self._needed = _needed(vlm, first, start)
-            self._check_rebuilt(first)
+            logits = answered_twice(vlm, first, start)
+            self._needed = needed(vlm, first, start, logits)
+            self._check_rebuilt(first, logits)
         self.folder = folder / _key(vlm, batches, start)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[int] = set()
@@ -119,13 +119,13 @@ class Prefixes:
 
     def _split(self, run: Run) -> tuple[dict[str, Tensor], str]:
         """Tensors to keep, and as JSON: the stream's shape, and for every leaf where it is or what it was."""
-        if _specs(run) != self._specs:
+        if specs(run) != self._specs:
             raise ValueError(
                 "what runs before the layers differs from batch to batch: train without recorded prefixes"
             )
         kept: dict[str, Tensor] = {}
         plan: list[Any] = [list(run.resid[self.start].shape)]
-        for number, (slot, leaf) in enumerate(_leaves(run)):
+        for number, (slot, leaf) in enumerate(leaves(run)):
             if not isinstance(leaf, Tensor):
                 if not isinstance(leaf, str | int | float | bool | None):
                     raise ValueError(
@@ -183,11 +183,10 @@ class Prefixes:
         )
 
     @torch.no_grad()
-    def _check_rebuilt(self, first: Run) -> None:
+    def _check_rebuilt(self, first: Run, logits: Tensor) -> None:
         kept, plan = self._split(first)
         rebuilt = self._rebuilt(0, {name: value.to(self.vlm.device) for name, value in kept.items()}, plan)
-        replayed = [self.vlm.replay(run, start=self.start).logits for run in (first, rebuilt)]
-        if not torch.equal(*replayed):
+        if not torch.equal(self.vlm.replay(rebuilt, start=self.start).logits, logits):
             raise ValueError(
                 f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} than can "
                 "be kept: train without recorded prefixes"
@@ -223,74 +222,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
     """Which parameters these are, where, and how often each was written to."""
     return [(id(p), p.data_ptr(), p._version) for p in parameters]
-
-
-def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]:
-    """Everything that ran below, in one order: module and call, or layer; its leaves and their structure."""
-    found = [
-        ((name, number), leaves, spec)
-        for name in sorted(run.answers)
-        for number, (leaves, spec) in enumerate(run.answers[name])
-    ]
-    for k in sorted(run.outputs):
-        leaves, spec = pytree.tree_flatten(run.outputs[k])
-        found.append((("", k), leaves, spec))
-    return found
-
-
-def _specs(run: Run) -> list[tuple[tuple[str, int], pytree.TreeSpec]]:
-    return [(at, spec) for at, _, spec in _calls(run)]
-
-
-def _leaves(run: Run) -> list[tuple[Slot, Any]]:
-    return [((*at, j), leaf) for at, leaves, _ in _calls(run) for j, leaf in enumerate(leaves)]
-
-
-def _with(run: Run, put: Mapping[Slot, Tensor]) -> Run:
-    """A run with other tensors in some of its slots."""
-    answers: dict[str, list[Answer]] = {}
-    outputs: dict[int, Any] = {}
-    for at, leaves, spec in _calls(run):
-        own = [put.get((*at, j), leaf) for j, leaf in enumerate(leaves)]
-        if at[0]:
-            answers.setdefault(at[0], []).append((own, spec))
-        else:
-            outputs[at[1]] = pytree.tree_unflatten(own, spec)
-    return Run(**{**vars(run), "answers": answers, "outputs": outputs})
-
-
-@torch.no_grad()
-def _needed(vlm: VLM, run: Run, start: int) -> set[Slot]:
-    """Slots that the forward from `start` on reads. Raises ValueError when a replay is not exact."""
-    plain = vlm.model(**run.inputs, use_cache=False).logits
-    if plain.isnan().any():
-        raise ValueError("the model's logits are not numbers on the first batch: nothing can be recorded")
-    if not torch.equal(plain, vlm.replay(run, start=start).logits):
-        raise ValueError(
-            f"{type(vlm.model).__name__} does not give the same answer twice from layer {start} on (dropout? "
-            "layers that depend on more than their input?): train without recorded prefixes"
-        )
-    tensors = {slot: leaf for slot, leaf in _leaves(run) if isinstance(leaf, Tensor)}
-    doubtful = [slot for slot, leaf in tensors.items() if leaf.is_floating_point()]
-    needed = set(tensors) - set(doubtful)
-
-    def unread(slots: Sequence[Slot]) -> bool:
-        spoiled = _with(run, {slot: torch.full_like(tensors[slot], torch.nan) for slot in slots})
-        try:
-            return torch.equal(plain, vlm.replay(spoiled, start=start).logits)
-        except (ValueError, RuntimeError, IndexError):
-            return False
-
-    todo = [doubtful] if doubtful else []
-    while todo:  # halve what is read, until it is single
-        slots = todo.pop()
-        if unread(slots):
-            continue
-        if len(slots) == 1:
-            needed.update(slots)
-        else:
-            todo += [slots[: len(slots) // 2], slots[len(slots) // 2 :]]
-    return needed
 
 
 def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device) -> Any:

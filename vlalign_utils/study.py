@@ -88,7 +88,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     start = {"weights": weights_identity(vlm.model)}
     exam = {name: tasks.load(name, protocol.items) for name in seeing()}
     exam["text"] = tasks.load("text", 2 * protocol.items)
-    sizes = {"batch_size": protocol.batch_size, "items": protocol.items}
+    asked = {"items": protocol.items, "suites": seeing()}
+    sizes = {"batch_size": protocol.batch_size, **asked}
 
     def say(record: Record) -> Record:
         if show:
@@ -103,7 +104,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
             moved = transplant_sweep(tuned, vlm, items, sets)
         return {"importance": (moved.receiver.prob[:, None] - moved.prob).mean(0).round(5).tolist()}
 
-    about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), "items": protocol.items}
+    about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), **asked}
     importance = say(kept.get(about, measured))["importance"]
 
     def best(strategy: Strategy) -> float:

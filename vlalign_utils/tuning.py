@@ -132,6 +132,7 @@ def tune(
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
         parameters = undo.enter_context(_trainable(vlm, own, new))
         recomputed = vlm.layers[strategy.start or 0 :] if budget.checkpointing else ()
+        resumable = checkpoint is not None
         if checkpoint is None:
             checkpoint = Path(undo.enter_context(tempfile.TemporaryDirectory())) / "state"
         task = Answers(vlm, prefixes)
@@ -146,7 +147,7 @@ def tune(
         try:
             with _checkpointed(recomputed):
                 label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
-                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar)
+                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar, resumable)
         except DivergedError as error:
             history, stopped = error.history, str(error)
         for parameter, dtype in zip(own, dtypes, strict=True):  # the body runs without automatic precision

@@ -14,6 +14,7 @@ SHARES = {"share": "share", "share, with weights": "with the model's weights"}
 
 def write(folder: Path, root: Path) -> None:
     """Write `benchmarks.md` into `folder`. Raises ResultsError naming a file that is no benchmark record."""
+    planned: dict[str, Any] = {}
     lines = [
         "# Speed and memory",
         """Each part is one run of `make bench`: the ways take turns, and every way's result is compared with
@@ -23,10 +24,13 @@ it. *Difference* is the largest one of any number, relative to the largest numbe
     ]
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
-            for size, run in json.loads(path.read_text(encoding="utf-8"))["sizes"].items():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            for size, run in record["sizes"].items():
                 lines += _run(size, run)
+            planned = record["plans"]  # computed, so the same on every machine
         except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{path} is not a benchmark record ({error!r}); run: make bench") from None
+    lines += _plans(planned) if planned else []
     write_atomic(folder / "benchmarks.md", "\n\n".join(lines) + "\n")
 
 
@@ -65,6 +69,17 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
         " A share is of full tuning's, of the same model." if shares else ""
     )
     return [*lines, "### Peak memory", about, table(columns, "lr" + "r" * len(shares), taken)]
+
+
+def _plans(planned: dict[str, Any]) -> list[str]:
+    columns = list(planned["rows"][0])
+    cells = [[v if isinstance(v, str) else number(v) for v in row.values()] for row in planned["rows"]]
+    return [
+        "## What a fine-tune of a large model will hold",
+        f"""GiB, computed by `plan` from a configuration before anything is loaded, not measured:
+{text(planned["of"])}. How to ask it about a model of your own: [Rerun and validate](/book/reproduce.md).""",
+        table(columns, "ll" + "r" * (len(columns) - 2), cells),
+    ]
 
 
 def _percent(share: float | None) -> str:
