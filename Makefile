@@ -31,7 +31,7 @@ help:
 	@echo "make tune  ARCH=llava                     train every strategy of the chapter on tuning, resuming"
 	@echo "make check                                  lint, types, fast tests: ten minutes on two cores"
 	@echo "make test                                   check, every family, every notebook, every page in a browser"
-	@echo "make bench [SIZE=tiny|small|7b] [ONLY=tuning] speed and memory against the usual ways, side by side"
+	@echo "make bench [SIZE=tiny|small|7b] [ONLY=geometry] speed and memory against the usual ways, side by side"
 	@echo "make families                               try every model type of transformers, for the book"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
 

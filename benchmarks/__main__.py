@@ -14,7 +14,7 @@ import typer
 
 from benchmarks import capture, geometry, memory, reuse, storage, sweeps, tuning
 from benchmarks.plans import plans
-from benchmarks.sizes import SIZES, Size
+from benchmarks.sizes import SIZES, Size, check_device
 from vlalign_utils.paths import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,18 +29,19 @@ def machine(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def parts(size: Size) -> dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """What can be measured, by name: where its rows belong, and how they are made."""
+def parts(size: Size) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """What can be measured, by name: where it belongs in the record, and how it is made."""
     width = 64 if size is SIZES["tiny"] else 4096
     return {
         "memory": ("memory", partial(memory.rows, size)),
-        "tuning-memory": ("memory", partial(tuning.memory_rows, size)),
+        "memory of tuning": ("memory", partial(tuning.memory_rows, size)),
         "reuse": ("rows", partial(reuse.rows, size)),
         "capture": ("rows", partial(capture.rows, size)),
         "sweeps": ("rows", partial(sweeps.rows, size)),
         "geometry": ("rows", partial(geometry.rows, size)),
-        "tuning": ("rows", partial(tuning.rows, size)),
+        **{f"tuning {name}": ("rows", partial(tuning.rows, size, name)) for name in tuning.names(size)},
         "storage": ("rows", partial(storage.rows, size.rounds, width=width)),
+        "plans": ("plans", plans),
     }
 
 
@@ -61,6 +62,10 @@ def run(
     for part in asked:
         if part not in known:
             _refuse(f"there is no part {part!r}; there are {', '.join(known)}")
+    try:
+        check_device(chosen)
+    except ValueError as error:
+        _refuse(str(error))
     torch.set_num_threads(1)
     name = machine(chosen.device)
     path = out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
@@ -79,16 +84,16 @@ def run(
     same = all(before.get(key) == value for key, value in about.items())
     kept = before if same else {"rows": [], "memory": []}
     record["sizes"][size] = {**about, "rows": kept["rows"], "memory": kept["memory"]}
-    record["plans"] = plans()
     for part in asked:
         kind, make = known[part]
-        try:
-            new = make()
-        except ValueError as error:
-            _refuse(str(error))
-        named = {(row.get("task"), row["way"]) for row in new}
-        others = [row for row in record["sizes"][size][kind] if (row.get("task"), row["way"]) not in named]
-        record["sizes"][size][kind] = [*others, *new]
+        new = make()
+        if kind == "plans":  # computed, the same for every size
+            record["plans"] = new
+        else:
+            named = {(row.get("task"), row["way"]) for row in new}
+            rows = record["sizes"][size][kind]
+            others = [row for row in rows if (row.get("task"), row["way"]) not in named]
+            record["sizes"][size][kind] = [*others, *new]
         write_atomic(path, json.dumps(record, indent=1) + "\n")
     typer.echo(f"written to {path}")
 

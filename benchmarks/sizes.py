@@ -158,10 +158,15 @@ Architecture = Callable[[Size, int], Parts]
 ARCHITECTURES: dict[str, Architecture] = {"LLaVA": llava, "Qwen3-VL": qwen3_vl, "Gemma 3": gemma3}
 
 
-def build(size: Size, batch: int = 1, architecture: Architecture = llava) -> tuple[VLM, dict[str, Tensor]]:
-    """The model and a batch of different inputs. Raises ValueError when the size's device is not here."""
+def check_device(size: Size) -> None:
+    """Raises ValueError when the size's device is not here."""
     if size.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("this size needs a cuda device, and there is none here: use SIZE=small")
+
+
+def build(size: Size, batch: int = 1, architecture: Architecture = llava) -> tuple[VLM, dict[str, Tensor]]:
+    """The model and a batch of different inputs. Raises ValueError when the size's device is not here."""
+    check_device(size)
     torch.manual_seed(0)
     parts = architecture(size, batch)
     model_class: Any = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(parts.config)]

@@ -32,32 +32,31 @@ ORDINARY, RECORDED = "ordinary loop", "recorded prefix"
 Train = Callable[..., list[tuple[int, float]]]
 
 
-def rows(size: Size) -> list[Row]:
-    """Bands of every architecture, one epoch and three.
+def rows(size: Size, name: str) -> list[Row]:
+    """Bands of one architecture, one epoch and three.
 
     On a card, where the float32 states of full tuning do not fit, there is LLaVA alone, against the ordinary
     loop. Raises AssertionError when a recorded prefix changes a loss.
     """
     found: list[Row] = []
-    for name in _names(size):
-        vlm, batches = _built(size, name)
-        full, bands = _strategies(vlm, size)
-        for band in bands:
-            _check_losses(vlm, band, batches[:2], size)
-        tokens = batches[0].answers.shape[1]
-        for epochs in (1, 3):
-            train = partial(_train, vlm, batches=batches, size=size, epochs=epochs)
-            ways = _ways(train, full, bands, ordinary=epochs == 1 or full is None, lora=epochs == 3)
-            with (
-                mock.patch("vlalign_utils.loop._save"),
-                mock.patch("vlalign_utils.tuning.kept_for_backward", return_value=0),
-            ):
-                seconds = measure(ways, size.rounds)
-            usual, *others = ways
-            task = f"fine-tune {name}, {epochs * size.batches} steps of {tokens} tokens, epochs: {epochs}"
-            timed = [ratio(task, other, usual, seconds) for other in others]
-            show(timed)
-            found += timed
+    vlm, batches = _built(size, name)
+    full, bands = _strategies(vlm, size)
+    for band in bands:
+        _check_losses(vlm, band, batches[:2], size)
+    tokens = batches[0].answers.shape[1]
+    for epochs in (1, 3):
+        train = partial(_train, vlm, batches=batches, size=size, epochs=epochs)
+        ways = _ways(train, full, bands, ordinary=epochs == 1 or full is None, lora=epochs == 3)
+        with (
+            mock.patch("vlalign_utils.loop._save"),
+            mock.patch("vlalign_utils.tuning.kept_for_backward", return_value=0),
+        ):
+            seconds = measure(ways, size.rounds)
+        usual, *others = ways
+        task = f"fine-tune {name}, {epochs * size.batches} steps of {tokens} tokens, epochs: {epochs}"
+        timed = [ratio(task, other, usual, seconds) for other in others]
+        show(timed)
+        found += timed
     return found
 
 
@@ -67,7 +66,7 @@ def memory_rows(size: Size) -> list[dict[str, Any]]:
     The second share has the model's weights on both sides. What full tuning takes on a card is planned.
     """
     found: list[dict[str, Any]] = []
-    for name in _names(size):
+    for name in names(size):
         vlm, batches = _built(size, name)
         full, bands = _strategies(vlm, size)
         weights = bytes_needed(vlm.model)
@@ -91,7 +90,8 @@ def memory_rows(size: Size) -> list[dict[str, Any]]:
     return found
 
 
-def _names(size: Size) -> list[str]:
+def names(size: Size) -> list[str]:
+    """Architectures that are measured at a size."""
     return ["LLaVA"] if size.device == "cuda" else list(ARCHITECTURES)
 
 

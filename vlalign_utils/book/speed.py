@@ -27,7 +27,7 @@ it. *Difference* is the largest one of any number, relative to the largest numbe
             record = json.loads(path.read_text(encoding="utf-8"))
             for size, run in record["sizes"].items():
                 lines += _run(size, run)
-            planned = record["plans"]  # computed, so the same on every machine
+            planned = record.get("plans", planned)  # computed, so the same on every machine
         except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{path} is not a benchmark record ({error!r}); run: make bench") from None
     lines += _plans(planned) if planned else []
