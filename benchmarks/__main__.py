@@ -1,4 +1,4 @@
-"""`make bench [SIZE=small]`: every comparison in one run, written to `benchmarks/results/<machine>.json`."""
+"""`make bench [SIZE=small] [ONLY=part]`: every comparison, written to `benchmarks/results/<machine>.json`."""
 
 import json
 import platform
@@ -50,9 +50,9 @@ def run(
     only: Annotated[str, typer.Option(help=f"some of {', '.join(parts(SIZES['tiny']))}, by commas")] = "",
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
-    """Measure everything at one size, or some of it; what else was measured on this machine stays.
+    """Measure everything at one size, or some of it, and write it after every part.
 
-    Written after every part: one that fails loses nothing of the others.
+    What else was measured on this machine stays; of this size, only what the same versions have measured.
     """
     if size not in SIZES:
         _refuse(f"there is no size {size!r}; there are {', '.join(SIZES)}")

@@ -17,9 +17,9 @@ def write(folder: Path, root: Path) -> None:
     planned: dict[str, Any] = {}
     lines = [
         "# Speed and memory",
-        """Each part is one run of `make bench`: the ways take turns, and every way's result is compared with
-the usual one's before anything is timed. *Times faster* is the usual way's time over this way's, a geometric
-mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Share of the time* is one over
+        """From `make bench`. The ways in a table take turns in one run, and every way's result is compared
+with the usual one's before anything is timed. *Times faster* is the usual way's time over this way's, a
+geometric mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Share of the time* is one over
 it. *Difference* is the largest one of any number, relative to the largest number.""",
     ]
     for path in sorted((root / FOLDER).glob("*.json")):
