@@ -6,7 +6,7 @@ most: the files of weights and optimiser, and the trial step that counts memory.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,13 @@ from benchmarks.memory import MIB, peak
 from benchmarks.sizes import ARCHITECTURES, Size, build
 from benchmarks.timing import Row, measure, ratio, show
 from vlalign_utils import VLM
+from vlalign_utils.costs import of_training
+from vlalign_utils.flops import forward_flops
 from vlalign_utils.memory import bytes_needed
 from vlalign_utils.plan import plan
 from vlalign_utils.strategies import Strategy, strategies
 from vlalign_utils.tasks import Batch
-from vlalign_utils.tuning import Budget, tune
+from vlalign_utils.tuning import Budget, inputs_of, tune
 
 SIDE = 224  # pixels of a picture on a processor, at most: a full step of 12 layers then takes about 2 s
 ANSWER = 8  # tokens
@@ -29,7 +31,7 @@ RANK = 16
 FULL = "full tuning"
 ORDINARY, RECORDED = "ordinary loop", "recorded prefix"
 
-Train = Callable[..., list[tuple[int, float]]]
+Way = tuple[Strategy, bool]  # what is trained, and whether from a recorded prefix
 
 
 def rows(size: Size, name: str) -> list[Row]:
@@ -44,17 +46,26 @@ def rows(size: Size, name: str) -> list[Row]:
     for band in bands:
         _check_losses(vlm, band, batches[:2], size)
     tokens = batches[0].answers.shape[1]
+    forward = forward_flops(vlm, inputs_of(vlm, batches[0]))
     for epochs in (1, 3):
-        train = partial(_train, vlm, batches=batches, size=size, epochs=epochs)
-        ways = _ways(train, full, bands, ordinary=epochs == 1 or full is None, lora=epochs == 3)
+        ways = _ways(full, bands, ordinary=epochs == 1 or full is None, lora=epochs == 3)
+        runs = {way: partial(_train, vlm, *one, batches, size, epochs) for way, one in ways.items()}
         with (
             mock.patch("vlalign_utils.loop._save"),
             mock.patch("vlalign_utils.tuning.kept_for_backward", return_value=0),
         ):
-            seconds = measure(ways, size.rounds)
+            seconds = measure(runs, size.rounds)
+        steps = epochs * size.batches
+        flops = {
+            way: of_training(strategy, forward, steps, size.batches, recorded)
+            for way, (strategy, recorded) in ways.items()
+        }
         usual, *others = ways
-        task = f"fine-tune {name}, {epochs * size.batches} steps of {tokens} tokens, epochs: {epochs}"
-        timed = [ratio(task, other, usual, seconds) for other in others]
+        task = f"fine-tune {name}, {steps} steps of {tokens} tokens, epochs: {epochs}"
+        timed = [
+            ratio(task, way, usual, seconds) | {"share of FLOPs": round(flops[way] / flops[usual], 3)}
+            for way in others
+        ]
         show(timed)
         found += timed
     return found
@@ -70,9 +81,10 @@ def memory_rows(size: Size) -> list[dict[str, Any]]:
         vlm, batches = _built(size, name)
         full, bands = _strategies(vlm, size)
         weights = bytes_needed(vlm.model)
-        train = partial(_train, vlm, batches=batches[:2], size=size, epochs=2)
-        ways = _ways(train, full, bands, ordinary=True, lora=True)
-        taken = {way: peak(size, run) for way, run in ways.items()}
+        ways = _ways(full, bands, ordinary=True, lora=True)
+        taken = {
+            way: peak(size, partial(_train, vlm, *one, batches[:2], size, 2)) for way, one in ways.items()
+        }
         if full is None:
             whole = strategies(vlm.n_layers, (0, 1))["full"]
             planned = plan(vlm, whole, 1, batches[0].answers.shape[1], answers=ANSWER, dtype=size.dtype)
@@ -113,30 +125,29 @@ def _built(size: Size, name: str) -> tuple[VLM, list[Batch]]:
 
 
 def _strategies(vlm: VLM, size: Size) -> tuple[Strategy | None, list[Strategy]]:
-    """Full tuning, None where it does not fit, and bands: the third quarter, and the depth of the paper."""
+    """Full tuning, None where it does not fit, and bands.
+
+    They are the third quarter, the depth of the paper, and as many layers as the first in the upper third.
+    """
     n = vlm.n_layers
-    spans = [(n // 2, 3 * n // 4), (n // 5, n // 2)]
+    spans = list(dict.fromkeys([(n // 2, 3 * n // 4), (n // 5, n // 2), (2 * n // 3, 11 * n // 12)]))
     named = [replace(strategies(n, span)["band"], name=f"band [{span[0]}, {span[1]})") for span in spans]
     return (None, named[:1]) if size.device == "cuda" else (strategies(n, spans[0])["full"], named)
 
 
-def _ways(
-    train: Train, full: Strategy | None, bands: Sequence[Strategy], ordinary: bool, lora: bool
-) -> dict[str, Callable[[], Any]]:
-    ways: dict[str, Callable[[], Any]] = {} if full is None else {FULL: partial(train, full)}
+def _ways(full: Strategy | None, bands: Sequence[Strategy], ordinary: bool, lora: bool) -> dict[str, Way]:
+    ways: dict[str, Way] = {} if full is None else {FULL: (full, False)}
     for band in bands:
         if ordinary:
-            ways[f"{band.name}, {ORDINARY}"] = partial(train, band)
-        ways[f"{band.name}, {RECORDED}"] = partial(train, band, recorded=True)
+            ways[f"{band.name}, {ORDINARY}"] = band, False
+        ways[f"{band.name}, {RECORDED}"] = band, True
     if lora:
-        ways[f"{bands[0].name}, {RECORDED}, LoRA of rank {RANK}"] = partial(
-            train, bands[0].adapters(RANK), recorded=True
-        )
+        ways[f"{bands[0].name}, {RECORDED}, LoRA of rank {RANK}"] = bands[0].adapters(RANK), True
     return ways
 
 
 def _train(
-    vlm: VLM, strategy: Strategy, batches: Sequence[Batch], size: Size, epochs: int, recorded: bool = False
+    vlm: VLM, strategy: Strategy, recorded: bool, batches: Sequence[Batch], size: Size, epochs: int
 ) -> list[tuple[int, float]]:
     budget = Budget(steps=epochs * len(batches), lr=1e-4, checkpointing=size.device == "cuda")
     with (
@@ -148,7 +159,7 @@ def _train(
 
 def _check_losses(vlm: VLM, band: Strategy, batches: Sequence[Batch], size: Size) -> None:
     """Both loops must give the same losses, also where a prefix is read again."""
-    ways = {way: _train(vlm, band, batches, size, 2, way == RECORDED) for way in (ORDINARY, RECORDED)}
+    ways = {way: _train(vlm, band, way == RECORDED, batches, size, 2) for way in (ORDINARY, RECORDED)}
     tolerance = 0.0 if size.device == "cpu" else 0.05  # kernels on a card add up in any order
     pairs = zip(ways[ORDINARY], ways[RECORDED], strict=True)
     if any(abs(b - a) > tolerance * abs(a) for (_, a), (_, b) in pairs):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from vlalign_utils import VLM
-from vlalign_utils.costs import predicted
+from vlalign_utils.costs import of_training, predicted
 from vlalign_utils.flops import Forward, Part, forward_flops, step_flops
 from vlalign_utils.strategies import Strategy, strategies, trained
 
@@ -127,3 +127,14 @@ def test_impossible_strategies_are_refused() -> None:
         predicted(Strategy("high", (4,)), forward)
     with pytest.raises(ValueError, match="'connector' trains weights below layer 0"):
         predicted(CHOSEN["connector"], forward, recorded=True)
+
+
+@each_measured
+def test_a_recorded_training_is_its_steps_and_one_forward_up_to_the_band_for_every_batch(family: str) -> None:
+    forward, band = forward_of(family), CHOSEN["band"]
+    vlm, inputs = build(family)
+    with torch.no_grad():
+        recording = step_flops(lambda: vlm.record(stop=band.start, **inputs))
+    steps = 6 * predicted(band, forward, recorded=True)
+    assert of_training(band, forward, 6, 2, recorded=True) == steps + 2 * recording
+    assert of_training(band, forward, 6, 2) == 6 * predicted(band, forward)

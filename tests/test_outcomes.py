@@ -44,7 +44,7 @@ def item(choices):
 def test_scores_are_above_chance_by_suite():
     exam = {"two": [item(("a", "b")), item(("a", "b"))], "four": [item(("a", "b", "c", "d"))]}
     run = {"correct": {"two": [1, 0], "four": [0]}}
-    found = Study(run, {"band": [run, {"correct": {"two": [1, 1], "four": [1]}}]}, [], [], exam)
+    found = Study(run, {"band": [run, {"correct": {"two": [1, 1], "four": [1]}}]}, [], [], exam, {})
     assert found.scores("aligned", ["two"]).tolist() == [[1, -1]]
     assert found.scores("band", ["four", "two"]).tolist() == [
         [pytest.approx(-1 / 3), 1, -1],
@@ -95,22 +95,50 @@ def test_a_recorded_step_has_its_share_of_the_recording():
     assert outcomes.step_features(FULL, 4) == Features(1, 12, 10)
 
 
-def test_the_time_model_gets_every_strategy_but_the_random_ones():
-    def taking(name, layers, recorded=True):
-        run = RUN | {"strategy": name, "layers": layers, "recorded": recorded}
-        of = outcomes.step_features(run, 8)
-        return run | {"seconds": run["steps"] * (0.5 * of.tower + 0.1 * of.units + 0.2)}
+def test_time_is_a_share_of_full_tunings_round_by_round():
+    timing = {"taken": {"full": [2.0, 4.0], "band": [1.0, 3.0]}}
+    times = Study({}, {}, [], [], {}, timing).times("band")
+    assert times.tolist() == [[0.5], [0.75]]
 
+
+def test_the_time_model_is_fitted_to_what_a_step_took():
     chosen = {"late": [6, 7], "band": [2, 3], "early": [0, 1], "most": [1, 2, 3, 4, 5], "spread": [1, 4, 6]}
-    runs = {name: [taking(name, layers)] for name, layers in chosen.items()}
-    runs |= {
-        "ordinary": [taking("ordinary", [2, 3], False)],
-        "random": [taking("random", [5]) | {"seconds": 1e6}],
-    }
-    fit = outcomes.time_model(Study({}, runs, [taking("layer 3", [3])], [], {}), 8)
+    runs = {name: [RUN | {"strategy": name, "layers": layers}] for name, layers in chosen.items()}
+    runs["ordinary"] = [RUN | {"strategy": "ordinary", "layers": [2, 3], "recorded": False}]
+    of = {name: outcomes.step_features(run, 8) for name, (run,) in runs.items()}
+    taken = {name: [4 * (0.5 * f.tower + 0.1 * f.units + 0.2)] * 3 for name, f in of.items()}
+    fit = outcomes.time_model(Study({}, runs, [], [], {}, {"steps": 4, "taken": taken}), 8)
     assert max(abs(error) for error in fit.errors.values()) < 1e-6
-    assert set(fit.errors) == {*chosen, "ordinary", "layer 3"}
+    assert set(fit.errors) == {*chosen, "ordinary"}
     assert (fit.tower, fit.unit) == (pytest.approx(0.5, rel=1e-3), pytest.approx(0.1, rel=1e-3))
+
+
+def test_last_losses_are_of_the_last_tenth():
+    run = {"loss": [[step, float(step)] for step in range(40)]}
+    assert outcomes.last_losses([run, {"loss": [[1, 5.0]]}]).tolist() == [[37.5], [5.0]]
+
+
+def test_rank_correlation_is_scipys_seed_by_seed():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 3))
+    y = x + rng.normal(size=(12, 3))
+    y[3] = y[4]  # a tie
+    found, chance = outcomes.rank_correlation(x, y)
+    by_seed = [scipy_stats.spearmanr(x[:, i], y[:, i]).statistic for i in range(3)]
+    assert found.value == pytest.approx(np.mean(by_seed))
+    assert found.n == 3
+    low, high = scipy_stats.t.interval(0.95, 2, np.mean(by_seed), scipy_stats.sem(by_seed))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    # One seed: the distribution that scipy knows.
+    null = scipy_stats.spearmanr(x[:, 0], rng.permuted(np.tile(x[:, 0], (1999, 1)), axis=1).T).statistic[0]
+    alone = outcomes.rank_correlation(x[:, :1], y[:, :1])[1]
+    assert alone == pytest.approx(np.quantile(np.abs(null[1:]), 0.95), abs=0.05)
+    assert chance < alone + 0.05
+
+
+def test_no_order_is_no_correlation():
+    found, chance = outcomes.rank_correlation(np.arange(4.0)[:, None], np.ones((4, 1)))
+    assert (found.value, found.low, found.high, chance) == (0, 0, 0, 0)
 
 
 def test_as_many_strategies_as_a_study_has_look_different():

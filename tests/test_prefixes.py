@@ -11,11 +11,10 @@ from safetensors import safe_open
 from tiny_models import Inputs, build
 from torch import Tensor, nn
 
-from vlalign_utils import VLM, prefixes
+from vlalign_utils import VLM
 from vlalign_utils.adapters import adapted
 from vlalign_utils.journal import StoreError
 from vlalign_utils.prefixes import Prefixes
-from vlalign_utils.reads import leaves, specs
 
 
 def made(family: str = "llava", n: int = 3) -> tuple[VLM, list[Inputs]]:
@@ -397,14 +396,3 @@ def test_half_precision_is_kept_as_it_is(tmp_path: Path) -> None:
         about = json.loads(file.metadata()["plan"])
         assert {file.get_tensor(n).dtype for n in file.keys()} >= {torch.bfloat16}  # noqa: SIM118
     assert about[0] == list(vlm.record(stop=2, **batches[0]).resid[2].shape)
-
-
-def test_what_no_file_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vlm, batches = made(n=1)
-    monkeypatch.setattr(prefixes, "leaves", lambda run: [*leaves(run), (("tower", 0, 0), object())])
-    stored = Prefixes.__new__(Prefixes)
-    stored.vlm, stored.batches, stored.start, stored._needed = vlm, batches, 2, set()
-    run = vlm.record(stop=2, **batches[0])
-    stored._specs = specs(run)
-    with pytest.raises(ValueError, match="a object runs before layer 2, which no file can hold"):
-        stored._split(run)

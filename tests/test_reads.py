@@ -4,7 +4,7 @@ from tiny_models import build
 from torch import Tensor
 
 from vlalign_utils import VLM
-from vlalign_utils.reads import Slot, answered_twice, leaves, needed
+from vlalign_utils.reads import Slot, leaves, needed, unasked
 from vlalign_utils.trace import Run
 
 
@@ -32,7 +32,7 @@ def test_all_that_is_read_is_kept_and_nothing_large_that_is_not(family: str, sta
         if isinstance(leaf, Tensor):
             leaf.data = leaf.data.clone()
     with torch.no_grad():
-        logits = answered_twice(vlm, run, start)
+        logits = vlm.replay(run, start=start).logits
         read = read_alone(vlm, run, start, logits)
     kept = needed(vlm, run, start, logits)
     assert read
@@ -48,9 +48,10 @@ def test_all_that_is_read_is_kept_and_nothing_large_that_is_not(family: str, sta
 def test_one_replay_is_enough_where_the_stream_is_all_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm, inputs = build("llava")
     run = vlm.record(stop=2, **inputs)
-    logits = answered_twice(vlm, run, 2)
+    with torch.no_grad():
+        logits = vlm.replay(run, start=2).logits
     calls = []
     replay = vlm.replay
     monkeypatch.setattr(vlm, "replay", lambda *args, **options: calls.append(1) or replay(*args, **options))
-    needed(vlm, run, 2, logits)
+    assert needed(vlm, run, 2, logits) == unasked(run, 2)
     assert len(calls) == 1

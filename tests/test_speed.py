@@ -37,6 +37,8 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
         assert ways >= {(task.format(2 * n, n), f"{band}, recorded prefix") for band, n in bands}
         assert ways >= {(task.format(2, 1), f"{band}, ordinary loop") for band, _ in bands}
         assert (task.format(6, 3), "band [2, 3), recorded prefix, LoRA of rank 16") in ways
+        tuned = [row for row in run["rows"] if row["task"].startswith(f"fine-tune {name}, ")]
+        assert all(0 < row["share of FLOPs"] < 1 for row in tuned)
         full, *others = [row for row in run["memory"] if row["way"].startswith(f"fine-tune {name}: ")]
         assert "full tuning" in full["way"]
         assert len(others) == 5
@@ -48,7 +50,8 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
     assert all(row["difference"] <= 1e-5 for row in run["rows"] if "difference" in row)
     speed.write(tmp_path, tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
-    assert "| share of the time |" in page
+    assert "| share of the time | seconds | share of the FLOPs |" in page
+    assert "| share of the time | seconds | difference |" in page
     planned = json.loads(path.read_text())["plans"]
     assert planned["of"] in page.replace("\\", "")
     full, *_, adapters = [row["total"] for row in planned["rows"]]
@@ -84,6 +87,8 @@ def test_a_part_measured_again_leaves_the_others_as_they_are(tmp_path: Path) -> 
 def test_a_share_is_one_over_times_faster(tmp_path: Path) -> None:
     timed = {"task": "t", "way": "w", "against": "a", "times faster": 2.5, "low": 2.0, "high": 3.0}
     timed |= {"seconds": 4.0, "seconds, usual": 10.0, "rounds": 3}
+    trained = timed | {"task": "tuned", "share of FLOPs": 0.353}
+    checked = timed | {"task": "checked", "difference": 2e-7}
     plain = {"way": "plain", "peak MiB": 10.0}
     shared = {"way": "shared", "peak MiB": 5.0, "share": 0.5, "share, with weights": 0.625}
     about = dict.fromkeys(("device", "model", "torch", "transformers"), "x")
@@ -93,13 +98,15 @@ def test_a_share_is_one_over_times_faster(tmp_path: Path) -> None:
         ([plain], ["| way | MiB |", "| plain | 10 |"]),
     ):
         planned = {"of": "a model", "rows": [{"strategy": "band", "optimiser": "adamw", "total": 1.5}]}
-        record = {"sizes": {"small": {**about, "rows": [timed], "memory": memory}}, "plans": planned}
+        rows = [timed, trained, checked]
+        record = {"sizes": {"small": {**about, "rows": rows, "memory": memory}}, "plans": planned}
         (tmp_path / speed.FOLDER / "one.json").write_text(json.dumps(record))
         speed.write(tmp_path, tmp_path)
         page = (tmp_path / "benchmarks.md").read_text().replace("\N{NO-BREAK SPACE}", " ").replace("\\", "")
         lines = page.splitlines()
         assert "| band | adamw | 1.5 |" in lines
-        assert "| w | 2.5 [2, 3] | 40 % | 4 |  |" in lines
+        for ending in ("| 4 |", "| 4 | 35.3 % |", "| 4 | 2e−07 |"):
+            assert f"| w | 2.5 [2, 3] | 40 % {ending}" in lines
         assert set(expected) <= set(lines)
 
 

@@ -30,13 +30,14 @@ def test_a_band_has_its_comparisons() -> None:
     assert {name: s.layers for name, s in found.items() if "random" not in name} == {
         "full": tuple(range(8)),
         "band": (2, 3, 4),
+        "band, connector": (2, 3, 4),
         "early": (0, 1, 2),
         "late": (5, 6, 7),
         "complement": (0, 1, 5, 6, 7),
         "uniform": (1, 4, 6),  # the middles of three parts of 8 layers: 1.33, 4, 6.67
         "connector": (),
     }
-    assert {name for name, s in found.items() if s.connector} == {"full", "connector"}
+    assert {name for name, s in found.items() if s.connector} == {"full", "band, connector", "connector"}
     assert {name for name, s in found.items() if s.language} == {"full"}
     assert {name: s.name for name, s in found.items()} == {name: name for name in found}
 
@@ -87,7 +88,8 @@ def test_what_is_recorded_for_starts_at_the_lowest_trained_layer() -> None:
     found = strategies(8, (2, 5))
     starts = {name: s.start for name, s in found.items() if "random" not in name}
     assert starts == {
-        "full": None, "band": 2, "early": 0, "late": 5, "complement": 0, "uniform": 1, "connector": None,
+        "full": None, "band": 2, "band, connector": None, "early": 0, "late": 5, "complement": 0,
+        "uniform": 1, "connector": None,
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ SMALL = Protocol(
     items=2,
     rank=2,
     singles=True,
+    rounds=2,
 )
 
 
@@ -51,7 +53,7 @@ def found(chain, tmp_path_factory):
 
 def test_every_strategy_is_there_for_every_seed(found):
     names = ["full", "band", "early", "late", "complement", "uniform", "connector", "random", "top"]
-    assert set(found[0].found) == {*names, "band, LoRA", "early, LoRA", "late, LoRA"}
+    assert set(found[0].found) == {*names, "band, connector", "band, LoRA", "early, LoRA", "late, LoRA"}
     assert all([r["seed"] for r in runs] == [0, 1] for runs in found[0].found.values())
 
 
@@ -79,11 +81,24 @@ def test_rates_are_chosen_by_the_lower_loss(found):
     assert {r["lr"] for r in found[0].found["full"]} == {best["lr"]}
 
 
+def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
+    timing = found[0].timing
+    assert (timing["steps"], timing["epochs"], timing["rounds"]) == (2, 2, 2)
+    assert set(timing["taken"]) == set(found[0].found)
+    assert all(len(taken) == 2 and min(taken) > 0 for taken in timing["taken"].values())
+    turns = []
+    monkeypatch.setattr(study, "_tuned", lambda vlm, s, *rest: turns.append(s.name) or nullcontext())
+    chosen = study.compared(chain[0].n_layers, SMALL, [0.1] * chain[0].n_layers, 0)
+    study.timed(chain[0], chosen, SMALL, study.lessons(chain[0], SMALL, 0, 1))
+    assert turns == [s.name for s in chosen] * 2
+
+
 def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
     monkeypatch.setattr(study, "tune", None)
     again = study.study(*chain, SMALL, found[1])
     assert again.found == found[0].found
     assert again.importance == found[0].importance
+    assert again.timing == found[0].timing
 
 
 def test_seeds_draw_other_questions_in_another_order(chain):

@@ -1,4 +1,4 @@
-"""FLOPs of one training step of a strategy, predicted from one measured forward.
+"""FLOPs of a strategy's training, predicted from one measured forward.
 
 A product with a weight costs as much in each direction: forward, the gradient of its input, and the gradient
 of the weight, which only a trained weight needs. An optimiser's own arithmetic is not counted.
@@ -48,4 +48,18 @@ def predicted(
             flops += layer.weights
         elif k in strategy.layers:
             flops += (runs + 2) * strategy.rank * layer.adapters
+    return flops
+
+
+def of_training(
+    strategy: Strategy, forward: Forward, steps: int, batches: int, recorded: bool = False
+) -> float:
+    """FLOPs of all steps over so many different batches, each of which is recorded once if any is.
+
+    Raises ValueError as `predicted` does.
+    """
+    flops = steps * predicted(strategy, forward, recorded)
+    if recorded:
+        below = sum(layer.forward for layer in forward.layers[: strategy.start])
+        flops += batches * (forward.tower.forward + forward.connector.forward + below)
     return flops

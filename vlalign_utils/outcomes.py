@@ -7,29 +7,34 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from scipy.stats import t
+from scipy.stats import rankdata, t
 
-from vlalign_utils.costs import predicted
+from vlalign_utils.costs import of_training
 from vlalign_utils.flops import Forward
 from vlalign_utils.plots import OTHERS, look
 from vlalign_utils.records import Record
-from vlalign_utils.stats import Interval, above_chance, bootstrap_mean
+from vlalign_utils.stats import Interval, above_chance, bootstrap_mean, rng
 from vlalign_utils.strategies import Strategy
 from vlalign_utils.tasks import Item
 from vlalign_utils.time_model import Features, TimeFit, features, fit_time
 
+SHUFFLES = 2000
 FILLINGS = ("full", "none", "left")  # of a marker, one after another
 
 
 @dataclass(frozen=True)
 class Study:
-    """What was found: records by strategy, one per seed, and the items that they were scored on."""
+    """What was found: records by strategy, one per seed, and the items that they were scored on.
+
+    `timing` is the record of the strategies of the first seed taking turns: `taken` holds seconds by name.
+    """
 
     aligned: Record
     found: dict[str, list[Record]]
     single: list[Record]
     importance: list[float]
     exam: dict[str, list[Item]]
+    timing: Record
 
     def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
         """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
@@ -42,6 +47,11 @@ class Study:
         chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
         chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
         return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
+
+    def times(self, name: str) -> Float[np.ndarray, "rounds 1"]:
+        """Seconds of a strategy over those of full tuning, round by round, recording included."""
+        taken = self.timing["taken"]
+        return np.divide(taken[name], taken["full"])[:, None]
 
 
 def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
@@ -60,6 +70,33 @@ def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
         return Interval(mean, mean - error, mean + error, seeds)
     below, above = float(np.hypot(mean - low, error)), float(np.hypot(high - mean, error))
     return Interval(mean, mean - below, mean + above, n)
+
+
+def last_losses(records: Sequence[Record]) -> Float[np.ndarray, "records 1"]:
+    """Mean training loss of the last tenth of the steps."""
+    ends = [record["loss"][-max(1, len(record["loss"]) // 10) :] for record in records]
+    return np.array([[np.mean([loss for _, loss in end])] for end in ends])
+
+
+def rank_correlation(
+    x: Float[np.ndarray, "strategies seeds"], y: Float[np.ndarray, "strategies seeds"], seed: int = 0
+) -> tuple[Interval, float]:
+    """Spearman's rank correlation over the strategies: mean of the seeds with its 95 % interval, and chance.
+
+    N counts the seeds. Chance is the size that 95 % of the means stay below when the strategies of y are
+    shuffled, all seeds alike. Where one side is the same for all strategies there is no order: it counts 0.
+    """
+    ranks = [rankdata(one, axis=0) for one in (x, y)]
+    one, other = (r - r.mean(axis=0) for r in ranks)
+    size = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+
+    def correlation(order: Any) -> Float[np.ndarray, "seeds"]:
+        product = (one * other[order]).sum(axis=0)
+        return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+
+    draw = rng(seed, "shuffled strategies")
+    means = [abs(correlation(draw.permutation(len(x))).mean()) for _ in range(SHUFFLES)]
+    return spread(correlation(slice(None))[:, None], seed), float(np.quantile(means, 0.95))
 
 
 def line_look(position: int) -> dict[str, Any]:
@@ -91,14 +128,9 @@ def strategy_of(record: Record) -> Strategy:
 
 
 def flops(record: Record, forward: Forward) -> float:
-    """Predicted FLOPs of the whole training, the recording of its prefix included, by `costs.predicted`."""
-    strategy = strategy_of(record)
-    steps = record["steps"] * predicted(strategy, forward, recorded=record["recorded"])
-    if not record["recorded"]:
-        return steps
-    below = sum(layer.forward for layer in forward.layers[: strategy.start])
+    """Predicted FLOPs of the whole training, the recording of its prefix included, by `costs.of_training`."""
     batches = -(-record["steps"] // record["epochs"])
-    return steps + batches * (forward.tower.forward + forward.connector.forward + below)
+    return of_training(strategy_of(record), forward, record["steps"], batches, record["recorded"])
 
 
 def step_features(record: Record, n_layers: int) -> Features:
@@ -115,15 +147,12 @@ def step_features(record: Record, n_layers: int) -> Features:
 def time_model(study: Study, n_layers: int) -> TimeFit:
     """The time model of `time_model`, fitted to the mean seconds of a step of every strategy.
 
-    Single layers count too. Raises ValueError as `fit_time` does.
+    Raises ValueError as `fit_time` does.
     """
-    by_name: Mapping[str, Sequence[Record]] = study.found | {r["strategy"]: [r] for r in study.single}
-    measured = {
-        name: (
-            step_features(records[0], n_layers),
-            float(np.mean([record["seconds"] / record["steps"] for record in records])),
-        )
-        for name, records in by_name.items()
-        if name != "random"  # other layers for every seed
-    }
-    return fit_time(measured)
+    taken, steps = study.timing["taken"], study.timing["steps"]
+    return fit_time(
+        {
+            name: (step_features(records[0], n_layers), float(np.mean(taken[name])) / steps)
+            for name, records in study.found.items()
+        }
+    )

@@ -6,13 +6,12 @@ ordinary forward. Of what ran below, only the tensors that the rest of the forwa
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from torch.utils import _pytree as pytree
 from vlalign_utils.identity import model_identity, weights_identity
 from vlalign_utils.journal import StoreError
 from vlalign_utils.models import VLM
-from vlalign_utils.reads import answered_twice, leaves, needed, specs
+from vlalign_utils.packing import checksum, packed, unpacked
+from vlalign_utils.reads import needed, specs, unasked
 from vlalign_utils.trace import Run
-from vlalign_utils.walk import Answer
 
 LOG = logging.getLogger("vlalign")
 Inputs = Mapping[str, Any]
@@ -50,12 +49,7 @@ class Prefixes:
             raise ValueError("there are no batches to record")
         self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
         self._stamps, self._identity = _stamps(self._below()), self._identified()
-        first = self._record(0)
-        self._specs = specs(first)
-        with _frozen(vlm.model):
-            logits = answered_twice(vlm, first, start)
-            self._needed = needed(vlm, first, start, logits)
-            self._check_rebuilt(first, logits)
+        first = self._tried()
         self.folder = folder / _key(vlm, batches, start)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[int] = set()
@@ -77,7 +71,7 @@ class Prefixes:
         run = self._opening if i == 0 and self._opening is not None else self._record(i)
         kept, plan = self._split(run)
         if self.limit is None or self.size + _bytes(kept) <= self.limit:
-            data = save(kept, {"plan": plan, "crc32": str(_checksum(kept, plan))})
+            data = save(kept, {"plan": plan, "crc32": str(checksum(kept, plan))})
             if self.limit is None or self.size + len(data) <= self.limit:
                 _write(path, data)
                 self.size += len(data)
@@ -106,9 +100,56 @@ class Prefixes:
             )
         self._stamps = stamps
 
+    def _tried(self) -> Run:
+        """What reaches `start` in the first batch; what is kept of it is found, and gives the same logits."""
+        with _frozen(self.vlm.model):
+            whole = self.vlm.record(**self.batches[0])
+        logits = whole.logits
+        if logits.isnan().any():
+            raise ValueError("the model's logits are not numbers on the first batch: nothing can be recorded")
+        first = self._checked_states(_up_to(whole, self.start))
+        del whole
+        self._specs, self._needed = specs(first), unasked(first, self.start)
+        with _frozen(self.vlm.model):
+            # In most families a single replay shows that nothing else is read.
+            if not self._rebuilt_gives(logits, first):
+                if not torch.equal(self._replayed(first), logits):
+                    raise self._drawn_anew()
+                self._needed = needed(self.vlm, first, self.start, logits)
+                if not self._rebuilt_gives(logits, first):
+                    raise ValueError(
+                        f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} "
+                        "than can be kept: train without recorded prefixes"
+                    )
+        # Nothing is drawn in a forward of eval mode.
+        if any(module.training for module in self.vlm.model.modules()):
+            one, other = self._split(first)[0], self._split(self._record(0))[0]
+            if not all(torch.equal(one[name], other[name]) for name in one):
+                raise self._drawn_anew()
+        return first
+
+    @torch.no_grad()
+    def _replayed(self, run: Run) -> Tensor:
+        return self.vlm.replay(run, start=self.start).logits
+
+    def _rebuilt_gives(self, logits: Tensor, first: Run) -> bool:
+        run = unpacked(self.vlm, self.batches[0], self.start, self._specs, *self._split(first))
+        try:
+            return torch.equal(self._replayed(run), logits)
+        except (ValueError, RuntimeError, IndexError):  # NaN in a place that no number may have
+            return False
+
+    def _drawn_anew(self) -> ValueError:
+        return ValueError(
+            f"{type(self.vlm.model).__name__} does not give the same answer twice from layer {self.start} on "
+            "(dropout? layers that depend on more than their input?): train without recorded prefixes"
+        )
+
     def _record(self, i: int) -> Run:
         with _frozen(self.vlm.model):
-            run = self.vlm.record(stop=self.start, **self.batches[i])
+            return self._checked_states(self.vlm.record(stop=self.start, **self.batches[i]))
+
+    def _checked_states(self, run: Run) -> Run:
         states = pytree.tree_leaves([list(by.values()) for by in run.states.values()])
         if any(isinstance(leaf, Tensor) for leaf in states):
             raise ValueError(
@@ -118,35 +159,18 @@ class Prefixes:
         return run
 
     def _split(self, run: Run) -> tuple[dict[str, Tensor], str]:
-        """Tensors to keep, and as JSON: the stream's shape, and for every leaf where it is or what it was."""
         if specs(run) != self._specs:
             raise ValueError(
                 "what runs before the layers differs from batch to batch: train without recorded prefixes"
             )
-        kept: dict[str, Tensor] = {}
-        plan: list[Any] = [list(run.resid[self.start].shape)]
-        for number, (slot, leaf) in enumerate(leaves(run)):
-            if not isinstance(leaf, Tensor):
-                if not isinstance(leaf, str | int | float | bool | None):
-                    raise ValueError(
-                        f"a {type(leaf).__name__} runs before layer {self.start}, which no file can hold: "
-                        "train without recorded prefixes"
-                    )
-                plan.append(["value", leaf])
-            elif slot in self._needed:
-                # A copy: no file takes two tensors that share memory.
-                kept[str(number)] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
-                plan.append(["kept", str(number)])
-            else:
-                plan.append(["empty", list(leaf.shape), str(leaf.dtype).removeprefix("torch.")])
-        return kept, json.dumps(plan)
+        return packed(run, self.start, self._needed)
 
     def _read(self, path: Path, i: int) -> Run | None:
         try:
             with safe_open(path, "pt", device=str(self.vlm.device)) as file:
                 about = file.metadata()
                 kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            sound = i in self._checked or int(about["crc32"]) == _checksum(kept, about["plan"])
+            sound = i in self._checked or int(about["crc32"]) == checksum(kept, about["plan"])
         except (SafetensorError, KeyError, TypeError, ValueError):
             sound = False
         if not sound:
@@ -155,42 +179,7 @@ class Prefixes:
             path.unlink()
             return None
         self._checked.add(i)
-        return self._rebuilt(i, kept, about["plan"])
-
-    def _rebuilt(self, i: int, kept: Mapping[str, Tensor], plan: str) -> Run:
-        answers: dict[str, list[Answer]] = {}
-        outputs: dict[int, Any] = {}
-        shape, *entries = json.loads(plan)
-        left = iter([_leaf(entry, kept, self.vlm.device) for entry in entries])
-        for (name, number), spec in self._specs:
-            own = [next(left) for _ in range(spec.num_leaves)]
-            if name:
-                answers.setdefault(name, []).append((own, spec))
-            else:
-                outputs[number] = pytree.tree_unflatten(own, spec)
-        # Only its shape is looked at: the stream comes out of the last layer that did not run.
-        stream = torch.empty((), dtype=self.vlm.model.dtype, device=self.vlm.device).expand(shape)
-        return Run(
-            inputs=self.vlm._on_device(self.batches[i]),
-            resid=[stream] * (self.start + 1),
-            final=None,
-            outputs=outputs,
-            states={},
-            answers=answers,
-            calls={},
-            root=self.vlm.model,
-            versions=[stream._version] * (self.start + 1),
-        )
-
-    @torch.no_grad()
-    def _check_rebuilt(self, first: Run, logits: Tensor) -> None:
-        kept, plan = self._split(first)
-        rebuilt = self._rebuilt(0, {name: value.to(self.vlm.device) for name, value in kept.items()}, plan)
-        if not torch.equal(self.vlm.replay(rebuilt, start=self.start).logits, logits):
-            raise ValueError(
-                f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} than can "
-                "be kept: train without recorded prefixes"
-            )
+        return unpacked(self.vlm, self.batches[i], self.start, self._specs, kept, about["plan"])
 
     def _check_space(self, first: Run) -> None:
         whole = len(self.batches) * _bytes(self._split(first)[0])
@@ -201,6 +190,19 @@ class Prefixes:
                 f"{self.folder} needs about {wanted / 1e9:.1f} GB for recorded prefixes, but "
                 f"{free / 1e9:.1f} GB are free there: free some, record elsewhere, or give a limit"
             )
+
+
+def _up_to(run: Run, start: int) -> Run:
+    """What a record of the same inputs holds that stops at layer `start`."""
+    return replace(
+        run,
+        resid=run.resid[: start + 1],
+        versions=run.versions[: start + 1],
+        final=None,
+        outputs={k: output for k, output in run.outputs.items() if k < start},
+        states={k: states for k, states in run.states.items() if k <= start},
+        calls={k: call for k, call in run.calls.items() if k <= start},
+    )
 
 
 @contextmanager
@@ -224,15 +226,6 @@ def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
     return [(id(p), p.data_ptr(), p._version) for p in parameters]
 
 
-def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device) -> Any:
-    kind, *about = entry
-    if kind == "kept":
-        return kept[about[0]]
-    if kind == "value":
-        return about[0]
-    return torch.zeros(about[0], dtype=getattr(torch, about[1]), device=device)
-
-
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")  # a kill leaves no half file under the real name
     try:
@@ -249,15 +242,6 @@ def _bytes(kept: Mapping[str, Tensor]) -> int:
     return sum(value.nbytes for value in kept.values())
 
 
-def _checksum(kept: Mapping[str, Tensor], plan: str = "") -> int:
-    total = zlib.crc32(plan.encode())
-    for name in sorted(kept):
-        total = zlib.crc32(f"{name} {kept[name].dtype} {list(kept[name].shape)}".encode(), total)
-        raw = kept[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total = zlib.crc32(raw.numpy().data, total)
-    return total
-
-
 def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
     """Hash of all that decides what is recorded."""
     digest = hashlib.blake2b(digest_size=16)
@@ -267,5 +251,5 @@ def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
         leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
         tensors = {str(j): leaf for j, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        digest.update(f"{spec} {others!r} {_checksum(tensors)}".encode())
+        digest.update(f"{spec} {others!r} {checksum(tensors)}".encode())
     return digest.hexdigest()

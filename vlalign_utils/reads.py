@@ -31,37 +31,27 @@ def leaves(run: Run) -> list[tuple[Slot, Any]]:
     return [((*at, j), leaf) for at, own, _ in _calls(run) for j, leaf in enumerate(own)]
 
 
-@torch.no_grad()
-def answered_twice(vlm: VLM, run: Run, start: int) -> Logits:
-    """Logits of the run's inputs. Raises ValueError when a replay from `start` on is not exact."""
-    plain: Tensor = vlm.model(**run.inputs, use_cache=False).logits
-    if plain.isnan().any():
-        raise ValueError("the model's logits are not numbers on the first batch: nothing can be recorded")
-    if not torch.equal(plain, vlm.replay(run, start=start).logits):
-        raise ValueError(
-            f"{type(vlm.model).__name__} does not give the same answer twice from layer {start} on (dropout? "
-            "layers that depend on more than their input?): train without recorded prefixes"
+def unasked(run: Run, start: int) -> set[Slot]:
+    """Slots that are kept whoever reads them: what enters layer `start`, small ones, and no place for NaN."""
+    stream = run.resid[start]
+    return {
+        slot
+        for slot, leaf in leaves(run)
+        if isinstance(leaf, Tensor)
+        and (
+            not leaf.is_floating_point()
+            or leaf.nbytes <= SMALL * stream.nbytes
+            or (slot[:2] == ("", start - 1) and leaf.shape == stream.shape)
         )
-    return plain
+    }
 
 
 @torch.no_grad()
 def needed(vlm: VLM, run: Run, start: int, logits: Logits) -> set[Slot]:
-    """Slots to keep, so that the forward from `start` on gives these logits.
-
-    What enters layer `start`, small tensors and those that cannot hold NaN are kept unasked, so that for most
-    families a single replay is enough.
-    """
-    stream = run.resid[start]
+    """Slots to keep, so that the forward from `start` on gives these logits: `unasked` and what is read."""
     tensors = {slot: leaf for slot, leaf in leaves(run) if isinstance(leaf, Tensor)}
-    doubtful = [
-        slot
-        for slot, leaf in tensors.items()
-        if leaf.is_floating_point()
-        and leaf.nbytes > SMALL * stream.nbytes
-        and not (slot[:2] == ("", start - 1) and leaf.shape == stream.shape)
-    ]
-    kept = set(tensors) - set(doubtful)
+    kept = unasked(run, start)
+    doubtful = [slot for slot in tensors if slot not in kept]
 
     def unread(slots: Sequence[Slot]) -> bool:
         spoiled = _with(run, {slot: torch.full_like(tensors[slot], torch.nan) for slot in slots})

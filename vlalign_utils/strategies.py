@@ -53,8 +53,8 @@ def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int =
     """What a band [first, stop) is compared with, by name.
 
     Full tuning trains all but the vision tower; `early`, `late`, `uniform` and the `random` draws train as
-    many layers as the band has, `complement` the others, `connector` none. None but `full` and `connector`
-    trains the connector: with nothing trained below it, a band's input can be recorded.
+    many layers as the band has, `complement` the others, `connector` none. `full`, `connector` and `band,
+    connector` train the connector; with nothing trained below it, the input of all others can be recorded.
     Raises ValueError when the band is empty, leaves the model or fills it.
     """
     first, stop = band
@@ -68,6 +68,7 @@ def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int =
     chosen = [
         Strategy("full", tuple(every), connector=True, language=True),
         Strategy("band", tuple(range(first, stop))),
+        Strategy("band, connector", tuple(range(first, stop)), connector=True),
         Strategy("early", tuple(range(width))),
         Strategy("late", tuple(range(n_layers - width, n_layers))),
         Strategy("complement", tuple(k for k in every if not first <= k < stop)),

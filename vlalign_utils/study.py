@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,15 @@ TRIAL_BATCHES = 5  # that a short run is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
 LORA_RATE = 3.0  # LoRA's rates, as multiples of those of full weights
 ADAPTED = ("band", "early", "late")
+TIMED_BATCHES = 6  # of each of the fine-tunes that are timed
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held-out, for each suite."""
+    """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held-out, for each suite.
+
+    In each of `rounds` all strategies take turns at being timed.
+    """
 
     band: tuple[int, int]
     steps: int
@@ -48,6 +52,7 @@ class Protocol:
     items: int
     rank: int
     singles: bool
+    rounds: int
 
     @property
     def batches(self) -> int:
@@ -60,12 +65,13 @@ def seeing() -> list[str]:
     return [name for name, suite in tasks.SUITES.items() if suite.vision_centric]
 
 
-def lessons(vlm: VLM, protocol: Protocol, seed: int, n_batches: int) -> list[Batch]:
+@lru_cache(maxsize=1)  # strategy after strategy is given the same, and drawing pictures takes its time
+def lessons(vlm: VLM, protocol: Protocol, seed: int, n_batches: int) -> Sequence[Batch]:
     """Training questions of all vision-centric suites, as many of each, drawn with the seed."""
     share = -(-n_batches * protocol.batch_size // len(seeing()))
     items = [item for name in seeing() for item in tasks.load(name, share, seed, split="train")]
     order = rng(seed, "lessons").permutation(len(items))[: n_batches * protocol.batch_size]
-    return list(tasks.batches(vlm, [items[i] for i in order], protocol.batch_size))
+    return tuple(tasks.batches(vlm, [items[i] for i in order], protocol.batch_size))
 
 
 def compared(n_layers: int, protocol: Protocol, importance: Sequence[float], seed: int) -> list[Strategy]:
@@ -136,7 +142,13 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
         for strategy in compared(vlm.n_layers, protocol, importance, seed):
             found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
     alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers) if protocol.singles]
-    return Study(aligned, found, alone, importance, exam)
+    first = compared(vlm.n_layers, protocol, importance, 0)
+    data = lessons(vlm, protocol, TRIAL_SEED, min(TIMED_BATCHES, protocol.batches))
+    about = {"what": "timing", **start, "batch_size": protocol.batch_size, "rounds": protocol.rounds}
+    about |= {"steps": protocol.epochs * len(data), "epochs": protocol.epochs}
+    about |= {"layers": {s.name: list(s.layers) for s in first}, "rank": protocol.rank}
+    timing = say(kept.get(about, lambda: timed(vlm, first, protocol, data)))
+    return Study(aligned, found, alone, importance, exam, timing)
 
 
 def _named(strategy: Strategy) -> Record:
@@ -159,7 +171,7 @@ def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Record
 def trained_once(
     vlm: VLM, strategy: Strategy, protocol: Protocol, seed: int, lr: float, exam: Mapping[str, Sequence[Item]]
 ) -> Record:
-    """Train and score. Seconds include recording the prefix, where the strategy allows one."""
+    """Train and score. Seconds are of that day, whatever else ran then: `timed` compares them fairly."""
     data = lessons(vlm, protocol, seed, protocol.batches)
     begin = time.monotonic()
     with _tuned(vlm, strategy, data, Budget(protocol.steps, lr, seed)) as training:
@@ -173,6 +185,21 @@ def trained_once(
             "loss": [[step, round(loss, 4)] for step, loss in training.loss],
             "correct": score(vlm, exam),
         }
+
+
+def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol, data: Sequence[Batch]) -> Record:
+    """Seconds of a short fine-tune by each strategy in each round, recording the prefix included.
+
+    The strategies take turns: what else the machine does falls on all of them.
+    """
+    budget = Budget(protocol.epochs * len(data), protocol.rates[0])
+    taken: dict[str, list[float]] = {strategy.name: [] for strategy in chosen}
+    for _ in range(protocol.rounds):
+        for strategy in chosen:
+            begin = time.monotonic()
+            with _tuned(vlm, strategy, data, budget):
+                taken[strategy.name].append(round(time.monotonic() - begin, 3))
+    return {"taken": taken}
 
 
 @contextmanager
@@ -221,7 +248,8 @@ def _short(value: float) -> int | float:
 def protocol_of(params: Mapping[str, Any]) -> Protocol:
     """The protocol in a notebook's parameters."""
     sizes = {
-        name: params[name] for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items")
+        name: params[name]
+        for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items", "rounds")
     }
     first, stop = params["band"]
     return Protocol(

@@ -9,6 +9,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.results import ResultsError
 
 FOLDER = "benchmarks/results"
+EXTRA = {"share of FLOPs": "share of the FLOPs", "difference": "difference"}
 SHARES = {"share": "share", "share, with weights": "with the model's weights"}
 
 
@@ -20,7 +21,8 @@ def write(folder: Path, root: Path) -> None:
         """From `make bench`. The ways in a table take turns in one run, and every way's result is compared
 with the usual one's before anything is timed. *Times faster* is the usual way's time over this way's, a
 geometric mean over rounds with a 95 % bootstrap interval; below 1 is slower. *Share of the time* is one over
-it. *Difference* is the largest one of any number, relative to the largest number.""",
+it, and *share of the FLOPs*, for fine-tunes, what arithmetic alone would leave of the usual way's.
+*Difference* is the largest one of any number, relative to the largest number.""",
     ]
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
@@ -41,15 +43,15 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
     ]
     for task in dict.fromkeys(row["task"] for row in run["rows"]):
         rows = [row for row in run["rows"] if row["task"] == task]
+        columns = ["way", "times faster", "share of the time", "seconds"]
+        columns += [name for key, name in EXTRA.items() if any(key in row for row in rows)]
         cells = [
             [
                 text(row["way"]),
                 f"{number(row['times faster'])} \\[{number(row['low'])}, {number(row['high'])}\\]",
                 _percent(1 / row["times faster"]),
                 f"{row['seconds']:g}",
-                f"{row['difference']:.0e}".replace("0e+00", "0").replace("-", "−")
-                if "difference" in row
-                else "",
+                *(_extra(key, row) for key, name in EXTRA.items() if name in columns),
             ]
             for row in rows
         ]
@@ -57,14 +59,14 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
         lines += [
             f"### {text(task[0].upper() + task[1:])}",
             f"Against: {text(usual)}.",
-            table(("way", "times faster", "share of the time", "seconds", "difference"), "lrrrr", cells),
+            table(columns, "l" + "r" * (len(columns) - 1), cells),
         ]
     shares = [key for key in SHARES if any(key in row for row in run["memory"])]
     taken = [
         [text(row["way"]), number(row["peak MiB"]), *(_percent(row.get(key)) for key in shares)]
         for row in run["memory"]
     ]
-    columns = ("way", "MiB", *(SHARES[key] for key in shares))
+    columns = ["way", "MiB", *(SHARES[key] for key in shares)]
     about = "Above what is held before." + (
         " A share is of full tuning's, of the same model." if shares else ""
     )
@@ -80,6 +82,12 @@ def _plans(planned: dict[str, Any]) -> list[str]:
 {text(planned["of"])}. How to ask it about a model of your own: [Rerun and validate](/book/reproduce.md).""",
         table(columns, "ll" + "r" * (len(columns) - 2), cells),
     ]
+
+
+def _extra(key: str, row: dict[str, Any]) -> str:
+    if key == "difference" and key in row:
+        return f"{row[key]:.0e}".replace("0e+00", "0").replace("-", "−")
+    return _percent(row.get(key))
 
 
 def _percent(share: float | None) -> str:
