@@ -15,6 +15,7 @@ from vlalign_utils import VLM
 from vlalign_utils.adapters import adapted
 from vlalign_utils.journal import StoreError
 from vlalign_utils.prefixes import Prefixes
+from vlalign_utils.reads import leaves
 
 
 def made(family: str = "llava", n: int = 3) -> tuple[VLM, list[Inputs]]:
@@ -119,17 +120,18 @@ def test_deepstack_features_are_kept_only_where_they_are_read(tmp_path: Path) ->
     assert widths == [3, 1]  # what leaves layer 0, what is added to it, and what is added after layer 1
 
 
-def test_stored_tensors_are_mapped_from_the_file(tmp_path: Path) -> None:
-    vlm, batches = made(n=1)
-    stored = Prefixes(vlm, batches, 2, tmp_path)
-    stored.run(0)
-    run = stored.run(0)
-    output = run.outputs[1]
-    mapped = output if isinstance(output, Tensor) else output[0]
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    inside = [line for line in lines if line.endswith(".safetensors")]
-    spans = [[int(x, 16) for x in line.split()[0].split("-")] for line in inside]
-    assert any(low <= mapped.data_ptr() < high for low, high in spans)
+def test_what_is_read_lies_in_memory_as_what_is_computed_does(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # with several, kernels differ where memory is not aligned
+    try:
+        vlm, batches = made("mllama", n=1)
+        stored = Prefixes(vlm, batches, 1, tmp_path)
+        for _ in range(2):  # recorded, and read back
+            check(vlm, stored, batches)
+    finally:
+        torch.set_num_threads(threads)
+    places = [leaf.data_ptr() for _, leaf in leaves(stored.run(0)) if isinstance(leaf, Tensor)]
+    assert all(place % 64 == 0 for place in places)
 
 
 def test_files_of_an_earlier_process_are_read_and_the_tower_is_not_run(

@@ -1,8 +1,8 @@
 """What the layers below a band give, recorded once per batch and read again in every epoch.
 
 With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
-in one safetensors file per batch, memory-mapped when read, and a replay from there gives the gradients of the
-ordinary forward. Of what ran below, only the tensors that the rest of the forward reads are kept (`reads`).
+in one safetensors file per batch, read through a memory map, and a replay from there gives the gradients of
+the ordinary forward. Of what ran below, only the tensors that the rest reads are kept (`reads`).
 """
 
 import hashlib
@@ -169,7 +169,8 @@ class Prefixes:
         try:
             with safe_open(path, "pt", device=str(self.vlm.device)) as file:
                 about = file.metadata()
-                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # Copied: some kernels give other last digits where a tensor begins anywhere in memory.
+                kept = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             sound = i in self._checked or int(about["crc32"]) == checksum(kept, about["plan"])
         except (SafetensorError, KeyError, TypeError, ValueError):
             sound = False
