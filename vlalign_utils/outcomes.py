@@ -19,6 +19,7 @@ from vlalign_utils.tasks import Item
 from vlalign_utils.time_model import Features, TimeFit, features, fit_time
 
 SHUFFLES = 2000
+PERFECT = 0.999  # a correlation beyond counts as this: Fisher's z has no end
 FILLINGS = ("full", "none", "left")  # of a marker, one after another
 
 
@@ -83,20 +84,24 @@ def rank_correlation(
 ) -> tuple[Interval, float]:
     """Spearman's rank correlation over the strategies: mean of the seeds with its 95 % interval, and chance.
 
-    N counts the seeds. Chance is the size that 95 % of the means stay below when the strategies of y are
-    shuffled, all seeds alike. Where one side is the same for all strategies there is no order: it counts 0.
+    Mean and interval are those of Fisher's z, which keeps them within -1 and 1; N counts the seeds. Chance is
+    the size that 95 % of the means stay below when the strategies of y are shuffled, all seeds alike. Where
+    one side is the same for all strategies there is no order: it counts 0.
     """
     ranks = [rankdata(one, axis=0) for one in (x, y)]
     one, other = (r - r.mean(axis=0) for r in ranks)
     size = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
 
-    def correlation(order: Any) -> Float[np.ndarray, "seeds"]:
+    def z(order: Any) -> Float[np.ndarray, "seeds"]:
         product = (one * other[order]).sum(axis=0)
-        return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+        correlation = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+        return np.arctanh(np.clip(correlation, -PERFECT, PERFECT))
 
     draw = rng(seed, "shuffled strategies")
-    means = [abs(correlation(draw.permutation(len(x))).mean()) for _ in range(SHUFFLES)]
-    return spread(correlation(slice(None))[:, None], seed), float(np.quantile(means, 0.95))
+    means = [abs(z(draw.permutation(len(x))).mean()) for _ in range(SHUFFLES)]
+    mean, low, high, n = spread(z(slice(None))[:, None], seed)
+    chance = float(np.tanh(np.quantile(means, 0.95)))
+    return Interval(*np.tanh([mean, low, high]).tolist(), n), chance
 
 
 def line_look(position: int) -> dict[str, Any]:
