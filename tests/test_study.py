@@ -162,7 +162,10 @@ def test_committed_records_are_those_of_the_registry(arch):
     runs = [r for r in records if r["what"] == "run"]
     assert {(r["steps"], r["batch_size"]) for r in runs} == {(protocol.steps, protocol.batch_size)}
     several = [r for r in runs if not r["strategy"].startswith("layer ")]
-    assert len(several) == 12 * protocol.seeds
+    (timing,) = [r for r in records if r["what"] == "timing"]
+    assert set(timing["taken"]) == {r["strategy"] for r in several}
+    assert all(len(taken) == protocol.rounds for taken in timing["taken"].values())
+    assert len(several) == len(timing["taken"]) * protocol.seeds
     assert {r["seed"] for r in several} == set(range(protocol.seeds))
 
 
