@@ -57,7 +57,7 @@ def rows(size: Size, name: str) -> list[Row]:
             seconds = measure(runs, size.rounds)
         steps = epochs * size.batches
         flops = {
-            way: of_training(strategy, forward, steps, size.batches, recorded)
+            way: of_training(strategy, forward, steps, size.batches, recorded, size.device == "cuda")
             for way, (strategy, recorded) in ways.items()
         }
         usual, *others = ways

@@ -113,6 +113,12 @@ def test_the_time_model_is_fitted_to_what_a_step_took():
     assert (fit.tower, fit.unit) == (pytest.approx(0.5, rel=1e-3), pytest.approx(0.1, rel=1e-3))
 
 
+def test_the_same_layers_under_another_name_are_not_another_strategy():
+    top, deep = RUN | {"strategy": "top"}, RUN | {"strategy": "deep", "layers": [3]}
+    runs = {"band": [RUN], "top": [top], "deep": [deep], "LoRA": [RUN | {"rank": 2}], "full": [FULL]}
+    assert outcomes.distinct(Study({}, runs, [], [], {}, {})) == ["band", "deep", "LoRA", "full"]
+
+
 def test_last_losses_are_of_the_last_tenth():
     run = {"loss": [[step, float(step)] for step in range(40)]}
     assert outcomes.last_losses([run, {"loss": [[1, 5.0]]}]).tolist() == [[37.5], [5.0]]

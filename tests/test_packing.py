@@ -13,7 +13,7 @@ def test_what_is_kept_comes_back_and_the_rest_is_nan() -> None:
     run = vlm.record(stop=2, **inputs)
     needed = unasked(run, 2)
     kept, plan = packed(run, 2, needed)
-    back = unpacked(vlm, inputs, 2, specs(run), kept, plan)
+    back = unpacked(vlm, inputs, 2, specs(run), kept, plan, torch.nan)
     assert specs(back) == specs(run)
     lost = 0
     for (slot, was), (_, leaf) in zip(leaves(run), leaves(back), strict=True):

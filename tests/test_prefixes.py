@@ -88,6 +88,26 @@ def test_gradients_are_those_of_the_ordinary_forward(family: str, start: int, tm
         check(vlm, Prefixes(vlm, batches, start, tmp_path), batches)
 
 
+def test_what_is_not_kept_spoils_no_gradient_where_deepstack_reaches_the_last_layer(tmp_path: Path) -> None:
+    """What the forward does not read may meet the gradient, as a factor of 0: there NaN would spread."""
+    vlm, batches = made("qwen3_vl", 2)
+    shallow = vlm.model.model.language_model
+    shallow.layers = shallow.layers[:2]
+    shallow.config.num_hidden_layers = 2
+    vlm = VLM(vlm.model)
+    batches = [{**one, "logits_to_keep": 2} for one in batches]
+    for start in (0, 1):
+        for _ in range(2):  # recorded, and read back
+            check(vlm, Prefixes(vlm, batches, start, tmp_path), batches)
+
+
+@pytest.mark.parametrize("start", [-1, 5])
+def test_a_start_that_is_no_layer_is_refused(start: int, tmp_path: Path) -> None:
+    vlm, batches = made(n=1)
+    with pytest.raises(IndexError, match=f"start is {start}"):
+        Prefixes(vlm, batches, start, tmp_path)
+
+
 def test_cross_attention_above_the_start_reads_the_image_again() -> None:
     vlm, _ = made("mllama")
     assert any(k is not None and k >= 1 for k in vlm.anatomy.cross_attentions().values())

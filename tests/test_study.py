@@ -89,7 +89,7 @@ def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
     turns = []
     monkeypatch.setattr(study, "_tuned", lambda vlm, s, *rest: turns.append(s.name) or nullcontext())
     chosen = study.compared(chain[0].n_layers, SMALL, [0.1] * chain[0].n_layers, 0)
-    study.timed(chain[0], chosen, SMALL, study.lessons(chain[0], SMALL, 0, 1))
+    study.timed(chain[0], chosen, SMALL)
     assert turns == [s.name for s in chosen] * 2
 
 

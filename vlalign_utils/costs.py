@@ -52,13 +52,18 @@ def predicted(
 
 
 def of_training(
-    strategy: Strategy, forward: Forward, steps: int, batches: int, recorded: bool = False
+    strategy: Strategy,
+    forward: Forward,
+    steps: int,
+    batches: int,
+    recorded: bool = False,
+    checkpointing: bool = False,
 ) -> float:
     """FLOPs of all steps over so many different batches, each of which is recorded once if any is.
 
     Raises ValueError as `predicted` does.
     """
-    flops = steps * predicted(strategy, forward, recorded)
+    flops = steps * predicted(strategy, forward, recorded, checkpointing)
     if recorded:
         below = sum(layer.forward for layer in forward.layers[: strategy.start])
         flops += batches * (forward.tower.forward + forward.connector.forward + below)

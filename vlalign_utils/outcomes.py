@@ -1,7 +1,7 @@
 """What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,14 @@ def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
     return Interval(mean, mean - below, mean + above, n)
 
 
+def distinct(study: Study) -> list[str]:
+    """Strategies that train something else than every one before: `top` may have the layers of another."""
+    seen: dict[Strategy, str] = {}
+    for name, records in study.found.items():
+        seen.setdefault(replace(strategy_of(records[0]), name=""), name)
+    return list(seen.values())
+
+
 def last_losses(records: Sequence[Record]) -> Float[np.ndarray, "records 1"]:
     """Mean training loss of the last tenth of the steps."""
     ends = [record["loss"][-max(1, len(record["loss"]) // 10) :] for record in records]
@@ -101,7 +109,7 @@ def rank_correlation(
     means = [abs(z(draw.permutation(len(x))).mean()) for _ in range(SHUFFLES)]
     mean, low, high, n = spread(z(slice(None))[:, None], seed)
     chance = float(np.tanh(np.quantile(means, 0.95)))
-    return Interval(*np.tanh([mean, low, high]).tolist(), n), chance
+    return Interval(float(np.tanh(mean)), float(np.tanh(low)), float(np.tanh(high)), n), chance
 
 
 def line_look(position: int) -> dict[str, Any]:

@@ -42,13 +42,22 @@ def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], 
 
 
 def unpacked(
-    vlm: VLM, inputs: Mapping[str, Any], start: int, specs: Specs, kept: Mapping[str, Tensor], plan: str
+    vlm: VLM,
+    inputs: Mapping[str, Any],
+    start: int,
+    specs: Specs,
+    kept: Mapping[str, Tensor],
+    plan: str,
+    rest: float = 0.0,
 ) -> Run:
-    """A run of these inputs to replay from `start`; what was not kept is NaN, which shows if it is read."""
+    """A run of these inputs to replay from `start`; what was not kept is `rest` everywhere.
+
+    NaN shows in a forward who reads it, but a backward pass may take up 0 times NaN where nobody does.
+    """
     answers: dict[str, list[Answer]] = {}
     outputs: dict[int, Any] = {}
     shape, *entries = json.loads(plan)
-    left = iter([_leaf(entry, kept, vlm.device) for entry in entries])
+    left = iter([_leaf(entry, kept, vlm.device, rest) for entry in entries])
     for (name, number), spec in specs:
         own = [next(left) for _ in range(spec.num_leaves)]
         if name:
@@ -80,10 +89,10 @@ def checksum(kept: Mapping[str, Tensor], plan: str = "") -> int:
     return total
 
 
-def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device) -> Any:
+def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device, rest: float) -> Any:
     kind, *about = entry
     if kind == "kept":
         return kept[about[0]].to(device)
     if kind == "value":
         return about[0]
-    return torch.full(about[0], torch.nan, dtype=getattr(torch, about[1]), device=device)
+    return torch.full(about[0], rest, dtype=getattr(torch, about[1]), device=device)

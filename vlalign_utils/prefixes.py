@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from vlalign_utils.edits import check_layer
 from vlalign_utils.identity import model_identity, weights_identity
 from vlalign_utils.journal import StoreError
 from vlalign_utils.models import VLM
@@ -47,6 +48,7 @@ class Prefixes:
         """
         if not batches:
             raise ValueError("there are no batches to record")
+        check_layer(start, "start", 0, vlm.n_layers)
         self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
         self._stamps, self._identity = _stamps(self._below()), self._identified()
         first = self._tried()
@@ -121,7 +123,7 @@ class Prefixes:
                         f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} "
                         "than can be kept: train without recorded prefixes"
                     )
-        # Nothing is drawn in a forward of eval mode.
+        # A model in eval mode is taken to draw nothing: a second record would cost as much as a step.
         if any(module.training for module in self.vlm.model.modules()):
             one, other = self._split(first)[0], self._split(self._record(0))[0]
             if not all(torch.equal(one[name], other[name]) for name in one):
@@ -133,7 +135,8 @@ class Prefixes:
         return self.vlm.replay(run, start=self.start).logits
 
     def _rebuilt_gives(self, logits: Tensor, first: Run) -> bool:
-        run = unpacked(self.vlm, self.batches[0], self.start, self._specs, *self._split(first))
+        kept, plan = self._split(first)
+        run = unpacked(self.vlm, self.batches[0], self.start, self._specs, kept, plan, torch.nan)
         try:
             return torch.equal(self._replayed(run), logits)
         except (ValueError, RuntimeError, IndexError):  # NaN in a place that no number may have

@@ -59,6 +59,11 @@ class Protocol:
         """Batches of training data, each seen once an epoch."""
         return -(-self.steps // self.epochs)
 
+    @property
+    def timed_batches(self) -> int:
+        """Batches of each fine-tune that is timed."""
+        return min(TIMED_BATCHES, self.batches)
+
 
 def seeing() -> list[str]:
     """Suites about what a picture shows."""
@@ -143,11 +148,10 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
             found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
     alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers) if protocol.singles]
     first = compared(vlm.n_layers, protocol, importance, 0)
-    data = lessons(vlm, protocol, TRIAL_SEED, min(TIMED_BATCHES, protocol.batches))
     about = {"what": "timing", **start, "batch_size": protocol.batch_size, "rounds": protocol.rounds}
-    about |= {"steps": protocol.epochs * len(data), "epochs": protocol.epochs}
+    about |= {"steps": protocol.epochs * protocol.timed_batches, "epochs": protocol.epochs}
     about |= {"layers": {s.name: list(s.layers) for s in first}, "rank": protocol.rank}
-    timing = say(kept.get(about, lambda: timed(vlm, first, protocol, data)))
+    timing = say(kept.get(about, lambda: timed(vlm, first, protocol)))
     return Study(aligned, found, alone, importance, exam, timing)
 
 
@@ -187,11 +191,12 @@ def trained_once(
         }
 
 
-def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol, data: Sequence[Batch]) -> Record:
+def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol) -> Record:
     """Seconds of a short fine-tune by each strategy in each round, recording the prefix included.
 
     The strategies take turns: what else the machine does falls on all of them.
     """
+    data = lessons(vlm, protocol, TRIAL_SEED, protocol.timed_batches)
     budget = Budget(protocol.epochs * len(data), protocol.rates[0])
     taken: dict[str, list[float]] = {strategy.name: [] for strategy in chosen}
     for _ in range(protocol.rounds):
