@@ -91,6 +91,6 @@ lock: $(READY)
 
 clean:
 	rm -rf _build _generated .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	# Training checkpoints in .cache/zoo took hours: they stay.
-	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 -not -name zoo -exec rm -rf {} +
+	# What was trained, in .cache/zoo and .cache/studies, took hours: it stays.
+	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 -not -name zoo -not -name studies -exec rm -rf {} +
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +

@@ -1,7 +1,6 @@
 """`make bench [SIZE=small] [ONLY=part]`: every comparison, written to `benchmarks/results/<machine>.json`."""
 
 import json
-import platform
 import re
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +14,10 @@ import typer
 from benchmarks import capture, geometry, memory, reuse, storage, sweeps, tuning
 from benchmarks.plans import plans
 from benchmarks.sizes import SIZES, Size, check_device
+from vlalign_utils.machine import machine
 from vlalign_utils.paths import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine(device: str) -> str:
-    """Name of the card, or of the processor."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpus = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def parts(size: Size) -> dict[str, tuple[str, Callable[[], Any]]]:

@@ -1,5 +1,7 @@
 """Peak memory above what the model takes, of the usual ways and of ours."""
 
+import ctypes
+import gc
 import multiprocessing
 import re
 from collections.abc import Callable
@@ -74,6 +76,8 @@ def _in_a_child(way: Callable[[], Any]) -> int:
 
 
 def _report(way: Callable[[], Any], pipe: Any) -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what our parent has freed comes along, and would not be counted
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     way()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 
@@ -33,6 +32,8 @@ def patch_sweep(vlm: VLM, inputs: Inputs, values: Sequence[Tensor], where: Tenso
 @torch.no_grad()
 def patch_sweep_nnsight(vlm: VLM, inputs: Inputs, values: Sequence[Tensor], where: Tensor) -> Tensor:
     """The same with nnsight, one trace for each layer."""
+    import nnsight  # gives every object new methods, so not before it is asked for
+
     model: Any = nnsight.NNsight(vlm.model)
     layers, found = model.model.language_model.layers, []
     for k, value in enumerate(values):
@@ -91,6 +92,8 @@ def knockout_sweep(vlm: VLM, inputs: Inputs, query: Tensor, key: Tensor, width: 
 @torch.no_grad()
 def pooled_nnsight(vlm: VLM, inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
     """Means over masked tokens of what enters each layer and leaves the last: [masks, layers, batch, d]."""
+    import nnsight
+
     model: Any = nnsight.NNsight(vlm.model)
     layers = model.model.language_model.layers
     weights = torch.stack([(mask / mask.sum(-1, keepdim=True)).to(vlm.model.dtype) for mask in masks], dim=1)

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
-from vlalign_utils import outcomes
+from vlalign_utils import claims, outcomes
 from vlalign_utils.flops import Forward, Part
 from vlalign_utils.outcomes import Study, spread
 from vlalign_utils.stats import Interval, bootstrap_mean
@@ -122,6 +122,21 @@ def test_the_same_layers_under_another_name_are_not_another_strategy():
 def test_last_losses_are_of_the_last_tenth():
     run = {"loss": [[step, float(step)] for step in range(40)]}
     assert outcomes.last_losses([run, {"loss": [[1, 5.0]]}]).tolist() == [[37.5], [5.0]]
+    assert outcomes.last_losses([{"loss": []}]).tolist() == [[np.inf]]  # it diverged at once
+
+
+def test_a_rate_at_an_end_is_named():
+    tried = {"low": {0.1: 1.0, 0.3: 2.0}, "inside": {0.3: 1.0, 0.1: 2.0, 0.9: 3.0}, "given": {0.3: np.nan}}
+    assert Study({}, {}, [], [], {}, {}, tried).at_an_end() == ["low"]
+
+
+def test_a_ratio_is_that_of_the_claims_at_95_percent(monkeypatch):
+    rng = np.random.default_rng(2)
+    below = rng.normal(1, 0.3, size=(4, 200))
+    above = 0.9 * below + rng.normal(0, 0.1, size=below.shape)
+    monkeypatch.setattr(claims, "level", lambda: 0.95)
+    assert outcomes.ratio(above, below) == pytest.approx(claims.ratio(above, below), abs=2e-3)
+    assert outcomes.ratio(above, below - 1) is None
 
 
 def test_rank_correlation_is_scipys_seed_by_seed():

@@ -1,9 +1,12 @@
+import sys
+
 import numpy as np
 import pytest
 
 from vlalign_utils.data import pairs
 from vlalign_utils.data.pairs import CONCEPTS
 from vlalign_utils.data.render import render
+from vlalign_utils.data.world import scenes
 
 
 def test_pairs_are_reproducible_with_distinct_captions():
@@ -22,6 +25,9 @@ def test_labels_speak_of_the_first_thing_named():
         assert pair.labels["count"] == pair.caption["en"].count(",")
 
 
-def test_asking_for_more_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="asked for 5000"):
-        pairs(5000, max_things=1)
+def test_asking_for_more_than_there_are_is_refused(monkeypatch):
+    (scene,) = scenes(1, 0, "test")
+    module = sys.modules["vlalign_utils.data.pairs"]  # the package's name of it is the function
+    monkeypatch.setattr(module, "scenes", lambda n, *world: [scene] * n)
+    with pytest.raises(ValueError, match="only 1 distinct scenes of 1 to 3 things were found; asked for 2"):
+        pairs(2)

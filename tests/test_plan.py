@@ -200,6 +200,7 @@ def test_prefixes_are_what_enters_the_band_once_per_item() -> None:
     assert planned("llava", BAND, items=10).prefixes == 10 * stream.nbytes // BATCH
     assert planned("llava", BAND).prefixes == 0
     assert planned("llava", FULL, items=10).prefixes == 0
+    assert planned("llava", Strategy("early", (0, 1)), items=10).prefixes == 10 * stream.nbytes // BATCH
 
 
 def test_states_of_the_8_bit_optimiser() -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vlalign_utils import load_vlm, registry, run_study, study, tasks
 from vlalign_utils.inputs import effective, read_notebook
+from vlalign_utils.machine import machine
 from vlalign_utils.paths import ROOT
 from vlalign_utils.records import Records, committed
 from vlalign_utils.study import Protocol
@@ -34,6 +35,14 @@ def _fresh():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_trials():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "BEYOND", 0)
+        patch.setattr(study, "TRIAL_BATCHES", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +88,60 @@ def test_rates_are_chosen_by_the_lower_loss(found):
     assert sorted(r["lr"] for r in tried) == [1e-4, 1e-3]
     best = min(tried, key=lambda r: r["loss"])
     assert {r["lr"] for r in found[0].found["full"]} == {best["lr"]}
+    assert found[0].tried["full"] == {r["lr"]: r["loss"] for r in tried}
+
+
+@pytest.mark.parametrize(
+    ("best", "beyond"),
+    [(1e-3, []), (3e-3, [9e-3]), (1e-4, [3.3e-5]), (1.0, [9e-3, 0.027, 0.081])],
+)
+def test_rates_beyond_an_end_are_tried_while_the_best_lies_there(best, beyond, monkeypatch):
+    monkeypatch.setattr(study, "BEYOND", 3)
+    found = study.losses(lambda rate: abs(np.log(rate / best)), [3e-3, 1e-3, 1e-4])
+    assert list(found) == pytest.approx([3e-3, 1e-3, 1e-4, *beyond])
+
+
+def test_a_single_rate_is_taken_untried():
+    assert list(study.losses(lambda rate: 1 / 0, [1e-3])) == [1e-3]
+
+
+def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
+    protocol = replace(SMALL, trial_steps=30, batch_size=32)
+    every = study._questions(protocol, study.TRIAL_SEED, protocol.trial_steps + study.TRIAL_BATCHES)
+    taught, asked = every[: 30 * 32], every[30 * 32 :]
+    suites = {name: {item.group for item in tasks.load(name, 100, 5, "train")} for name in study.seeing()}
+    assert all({item.group for item in asked} & groups for groups in suites.values())
+    parts = study.trial_lessons(chain[0], SMALL)
+    sizes = [sum(len(batch.rows) for batch in part) for part in parts]
+    assert sizes == [SMALL.trial_steps * SMALL.batch_size, study.TRIAL_BATCHES * SMALL.batch_size]
+    assert len(taught) + len(asked) == 32 * (30 + study.TRIAL_BATCHES)
+
+
+def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(study.time, "monotonic", lambda: next(clock))
+    asked = []
+    monkeypatch.setattr(study, "tune", lambda *given: asked.append(given[1:]) or nullcontext())
+    found = study.side_by_side(chain[0], SMALL, 2)
+    assert found == {
+        "full": 1,
+        "band, ordinary loop": 1,
+        "band, first epoch, which records": 1,
+        "band, each later epoch": 0,
+    }
+    batches = SMALL.timed_batches
+    assert [(s.name, b.steps, folder is not None) for s, _, b, folder in asked[:4]] == [
+        ("band", batches, True),
+        ("full", batches, False),
+        ("band", batches, False),
+        ("band", 2 * batches, True),
+    ]
 
 
 def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
     timing = found[0].timing
     assert (timing["steps"], timing["epochs"], timing["rounds"]) == (2, 2, 2)
+    assert timing["machine"] == machine("cpu")
     assert set(timing["taken"]) == set(found[0].found)
     assert all(len(taken) == 2 and min(taken) > 0 for taken in timing["taken"].values())
     turns = []

@@ -338,6 +338,17 @@ def test_a_checkpoint_of_another_run_is_refused(vlm: VLM, tmp_path: Path) -> Non
             tuned(vlm, strategy, budget, checkpoint=tmp_path / "c")
 
 
+def test_a_checkpoint_of_other_weights_or_data_is_refused(vlm: VLM, tmp_path: Path) -> None:
+    tuned(vlm, checkpoint=tmp_path / "c")
+    other = tiny()
+    with torch.no_grad():
+        other.layers[0].mlp.up_proj.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="is the checkpoint of another run than 'band, seed 0'"):
+        tuned(other, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="is the checkpoint of another run than 'band, seed 0'"):
+        tuned(vlm, batches=data(vlm)[::-1], checkpoint=tmp_path / "c")
+
+
 def test_huge_rates_stop_with_the_last_good_weights(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with comes_back(vlm) as before:
         training, after = tuned(vlm, budget=Budget(steps=30, lr=1e30))

@@ -93,6 +93,7 @@ def fit(
     make: Make,
     bar: bool = True,
     resumable: bool = True,
+    of: str = "",
 ) -> History:
     """Train the parameters of `task` that require gradients; called with a batch it returns the loss.
 
@@ -101,7 +102,8 @@ def fit(
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
     name; a group may have a `times` that multiplies the schedule's rate. A run that is not `resumable` keeps
-    the last good weights in `checkpoint` alone, which are a third of what resuming needs.
+    the last good weights in `checkpoint` alone, which are a third of what resuming needs. `of` names the
+    start and the data: a checkpoint of others is refused.
     Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
     DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
     finite or the loss rises far above its beginning.
@@ -113,6 +115,7 @@ def fit(
         )
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     run = {"label": label, "schedule": schedule.model_dump(), "trained": sorted(trained)}
+    run |= {"of": of} if of else {}
     state = _stored(checkpoint, trained, run)
     history = History(**state["history"]) if state else History()
     wrapped, *optimizers = accelerator.prepare(task, *make(trained, schedule))

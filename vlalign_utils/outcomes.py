@@ -1,7 +1,7 @@
 """What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Study:
     """What was found: records by strategy, one per seed, and the items that they were scored on.
 
     `timing` is the record of the strategies of the first seed taking turns: `taken` holds seconds by name.
+    `tried` holds the loss after a short run by learning rate, for each strategy that has its own.
     """
 
     aligned: Record
@@ -36,6 +37,12 @@ class Study:
     importance: list[float]
     exam: dict[str, list[Item]]
     timing: Record
+    tried: dict[str, dict[float, float]] = field(default_factory=dict)
+
+    def at_an_end(self) -> list[str]:
+        """Strategies whose best rate is the lowest or the highest that was tried."""
+        best = {name: min(by, key=by.__getitem__) for name, by in self.tried.items()}
+        return [name for name, by in self.tried.items() if len(by) > 1 and best[name] in (min(by), max(by))]
 
     def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
         """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
@@ -73,6 +80,17 @@ def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
     return Interval(mean, mean - below, mean + above, n)
 
 
+def ratio(
+    above: Float[np.ndarray, "seeds items"], below: Float[np.ndarray, "seeds items"], seed: int = 0
+) -> Interval | None:
+    """Ratio of two means over the same items and seeds with its 95 % interval; see `claims.ratio`."""
+    if spread(below, seed).low <= 0:
+        return None
+    mean = below.mean()
+    r = above.mean() / mean
+    return spread(r + (above - r * below) / mean, seed)
+
+
 def distinct(study: Study) -> list[str]:
     """Strategies that train something else than every one before: `top` may have the layers of another."""
     seen: dict[Strategy, str] = {}
@@ -82,9 +100,9 @@ def distinct(study: Study) -> list[str]:
 
 
 def last_losses(records: Sequence[Record]) -> Float[np.ndarray, "records 1"]:
-    """Mean training loss of the last tenth of the steps."""
+    """Mean training loss of the last tenth of the steps; infinite for a run that ended before it had one."""
     ends = [record["loss"][-max(1, len(record["loss"]) // 10) :] for record in records]
-    return np.array([[np.mean([loss for _, loss in end])] for end in ends])
+    return np.array([[np.mean([loss for _, loss in end]) if end else np.inf] for end in ends])
 
 
 def rank_correlation(

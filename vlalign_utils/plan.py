@@ -33,7 +33,7 @@ _BLOCK, _SMALL = 256, 4096
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes that one device holds in a fine-tune; `prefixes` are bytes on disk.
+    """Bytes that one device holds in a fine-tune; `prefixes` are bytes on disk, without a picture's features.
 
     `step` is the most that a step adds to weights and optimiser states at any one time: gradients,
     activations and all that is computed on the way, or, if that is more, the optimiser's own work. It is
@@ -171,7 +171,7 @@ def plan(
         activations=found.kept - loss + bridging,
         loss=loss,
         step=max(backward, update),
-        prefixes=items * found.entering // batch_size * size if strategy.start else 0,
+        prefixes=items * found.entering // batch_size * size if strategy.start is not None else 0,
     )
 
 
@@ -255,10 +255,12 @@ def main(
     devices: Annotated[int, typer.Option(help="each holds everything")] = 1,
     items: Annotated[int, typer.Option(help="whose prefixes are recorded")] = 0,
     memory: Annotated[float, typer.Option(help="free GiB of a device, to be told what fits")] = 0.0,
+    answers: Annotated[int, typer.Option(help="tokens of a sequence with a loss, 0 for all")] = 0,
+    revision: Annotated[str | None, typer.Option(help="of a model on the hub")] = None,
 ) -> None:
     """Memory that training a band of decoder layers takes, beside full tuning; nothing is loaded."""
     try:
-        n_layers = _empty(model, torch.bfloat16, None).n_layers
+        n_layers = _empty(model, torch.bfloat16, revision).n_layers
         asked = [Strategy("full", tuple(range(n_layers)), connector=True, language=True)]
         if band != (0, 0) or connector:
             name = f"[{band[0]}, {band[1]})" if band != (0, 0) else "connector"
@@ -276,6 +278,8 @@ def main(
                 checkpointing,
                 accumulate,
                 devices,
+                answers or None,
+                revision,
             )
             for strategy in asked
         ]

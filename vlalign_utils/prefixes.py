@@ -35,7 +35,7 @@ Inputs = Mapping[str, Any]
 
 
 class Prefixes:
-    """Recorded inputs of layer `start` for batches that stay the same; `runs(i)` is what `replay` takes."""
+    """Recorded inputs of layer `start` for batches that stay the same; `run(i)` is what `replay` takes."""
 
     def __init__(
         self, vlm: VLM, batches: Sequence[Inputs], start: int, folder: Path, limit: int | None = None
@@ -248,9 +248,13 @@ def _bytes(kept: Mapping[str, Tensor]) -> int:
 
 def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
     """Hash of all that decides what is recorded."""
-    digest = hashlib.blake2b(digest_size=16)
     about = (model_identity(vlm), start, vlm.device.type, torch.__version__, transformers.__version__)
-    digest.update(repr(about).encode())
+    return hashlib.blake2b(f"{about!r} {data_key(batches)}".encode(), digest_size=16).hexdigest()
+
+
+def data_key(batches: Sequence[Inputs]) -> str:
+    """Hash of batches in their order: names, values, types and shapes."""
+    digest = hashlib.blake2b(digest_size=16)
     for inputs in batches:
         leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
         tensors = {str(j): leaf for j, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}

@@ -3,9 +3,10 @@
 `make tune ARCH=llava` trains what is missing, from where it was killed; a chapter does the same.
 """
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -19,6 +20,7 @@ import typer
 
 from vlalign_utils import tasks
 from vlalign_utils.identity import weights_identity
+from vlalign_utils.machine import machine
 from vlalign_utils.models import VLM
 from vlalign_utils.outcomes import Study
 from vlalign_utils.records import Record, Records
@@ -28,8 +30,10 @@ from vlalign_utils.tasks import Batch, Item
 from vlalign_utils.transplant import transplant_sweep
 from vlalign_utils.tuning import Answers, Budget, Training, tune
 
-TRIAL_BATCHES = 5  # that a short run is judged by
+TRIAL_BATCHES = 10  # that a short run is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
+BEYOND = 3  # rates tried beyond an end of those given, while the best one lies there
+FACTOR = 3  # between them
 LORA_RATE = 3.0  # LoRA's rates, as multiples of those of full weights
 ADAPTED = ("band", "early", "late")
 TIMED_BATCHES = 6  # of each of the fine-tunes that are timed
@@ -73,10 +77,25 @@ def seeing() -> list[str]:
 @lru_cache(maxsize=1)  # strategy after strategy is given the same, and drawing pictures takes its time
 def lessons(vlm: VLM, protocol: Protocol, seed: int, n_batches: int) -> Sequence[Batch]:
     """Training questions of all vision-centric suites, as many of each, drawn with the seed."""
+    return tuple(tasks.batches(vlm, _questions(protocol, seed, n_batches), protocol.batch_size))
+
+
+@lru_cache(maxsize=1)
+def trial_lessons(vlm: VLM, protocol: Protocol) -> tuple[Sequence[Batch], Sequence[Batch]]:
+    """What a short run is taught, and what it is asked: other questions of the same suites."""
+    # Parted before they are put in batches of like length, or the longest suites alone would be asked.
+    every = _questions(protocol, TRIAL_SEED, protocol.trial_steps + TRIAL_BATCHES)
+    taught = protocol.trial_steps * protocol.batch_size
+    parts = every[:taught], every[taught:]
+    one, other = (tuple(tasks.batches(vlm, part, protocol.batch_size)) for part in parts)
+    return one, other
+
+
+def _questions(protocol: Protocol, seed: int, n_batches: int) -> list[Item]:
     share = -(-n_batches * protocol.batch_size // len(seeing()))
     items = [item for name in seeing() for item in tasks.load(name, share, seed, split="train")]
     order = rng(seed, "lessons").permutation(len(items))[: n_batches * protocol.batch_size]
-    return tuple(tasks.batches(vlm, [items[i] for i in order], protocol.batch_size))
+    return [items[i] for i in order]
 
 
 def compared(n_layers: int, protocol: Protocol, importance: Sequence[float], seed: int) -> list[Strategy]:
@@ -93,8 +112,9 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     """Train, or find the records of, every strategy for every seed.
 
     Learning rates are chosen per strategy by the loss on other training questions, after a short run of
-    another seed; random layers and single ones take that of `uniform` and `band`. `importance` of a layer is
-    what the tuned model's answers lose in probability when the layer gets its weights from before tuning.
+    another seed (see `losses`); random layers and single ones take that of `uniform` and `band`.
+    `importance` of a layer is what the tuned model's answers lose in probability when the layer gets its
+    weights from before tuning.
     """
     start = {"weights": weights_identity(vlm.model)}
     exam = {name: tasks.load(name, protocol.items) for name in seeing()}
@@ -118,21 +138,16 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), **asked}
     importance = say(kept.get(about, measured))["importance"]
 
-    def best(strategy: Strategy) -> float:
-        rates = [rate * (LORA_RATE if strategy.rank else 1) for rate in protocol.rates]
-        if len(rates) == 1:
-            return rates[0]
-        about = {"what": "rate", **start, **sizes, **_named(strategy)}
-        losses = [
-            say(
-                kept.get(
-                    {**about, "lr": rate, "steps": protocol.trial_steps, "seed": TRIAL_SEED},
-                    partial(trial, vlm, strategy, protocol, rate),
-                )
-            )["loss"]
-            for rate in rates
-        ]
-        return rates[int(np.argmin(losses))]
+    def trials(strategy: Strategy) -> dict[float, float]:
+        about = {"what": "rate", **start, **sizes, **_named(strategy), "steps": protocol.trial_steps}
+        about |= {"asked": TRIAL_BATCHES, "seed": TRIAL_SEED}
+
+        def loss(rate: float) -> float:
+            made = partial(trial, vlm, strategy, protocol, rate)
+            found: float = say(kept.get({**about, "lr": rate}, made))["loss"]
+            return found
+
+        return losses(loss, [rate * (LORA_RATE if strategy.rank else 1) for rate in protocol.rates])
 
     def run(strategy: Strategy, seed: int, lr: float) -> Record:
         about = {"what": "run", **start, **sizes, **_named(strategy), "seed": seed, "lr": lr}
@@ -140,19 +155,44 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
         return say(kept.get(about, lambda: trained_once(vlm, strategy, protocol, seed, lr, exam)))
 
     aligned = say(kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, exam)}))
-    rates = {s.name: best(s) for s in compared(vlm.n_layers, protocol, importance, 0) if s.name != "random"}
+    first = compared(vlm.n_layers, protocol, importance, 0)
+    tried = {s.name: trials(s) for s in first if s.name != "random"}
+    rates = {name: min(by, key=by.__getitem__) for name, by in tried.items()}
     rates["random"] = rates["uniform"]
     found: dict[str, list[Record]] = {name: [] for name in rates}
     for seed in range(protocol.seeds):
         for strategy in compared(vlm.n_layers, protocol, importance, seed):
             found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
     alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers) if protocol.singles]
-    first = compared(vlm.n_layers, protocol, importance, 0)
-    about = {"what": "timing", **start, "batch_size": protocol.batch_size, "rounds": protocol.rounds}
+    about = {
+        "what": "timing",
+        **start,
+        "device": vlm.device.type,
+        "batch_size": protocol.batch_size,
+        "rounds": protocol.rounds,
+    }
     about |= {"steps": protocol.epochs * protocol.timed_batches, "epochs": protocol.epochs}
     about |= {"layers": {s.name: list(s.layers) for s in first}, "rank": protocol.rank}
     timing = say(kept.get(about, lambda: timed(vlm, first, protocol)))
-    return Study(aligned, found, alone, importance, exam, timing)
+    return Study(aligned, found, alone, importance, exam, timing, tried)
+
+
+def losses(loss: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:
+    """Loss of every rate that was tried; a single one is taken as it is, untried: its loss is NaN.
+
+    While the best lies at an end of those tried, one beyond it is tried, at most `BEYOND` of them.
+    """
+    if len(rates) == 1:
+        return {rates[0]: math.nan}
+    found = {rate: loss(rate) for rate in rates}
+    for _ in range(BEYOND):
+        best = min(found, key=found.__getitem__)
+        if min(found) < best < max(found):
+            break
+        rate = best / FACTOR if best == min(found) else best * FACTOR
+        rate = float(f"{rate:.2g}")
+        found[rate] = loss(rate)
+    return found
 
 
 def _named(strategy: Strategy) -> Record:
@@ -162,8 +202,7 @@ def _named(strategy: Strategy) -> Record:
 
 def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Record:
     """Loss on questions that were not trained on, after a short run; 1e9 after one that diverged."""
-    data = lessons(vlm, protocol, TRIAL_SEED, protocol.trial_steps + TRIAL_BATCHES)
-    taught, asked = data[: protocol.trial_steps], data[protocol.trial_steps :]
+    taught, asked = trial_lessons(vlm, protocol)
     with _tuned(vlm, strategy, taught, Budget(protocol.trial_steps, lr, TRIAL_SEED)) as training:
         if training.stopped:
             return {"loss": 1e9}
@@ -204,7 +243,7 @@ def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol) -> Record:
             begin = time.monotonic()
             with _tuned(vlm, strategy, data, budget):
                 taken[strategy.name].append(round(time.monotonic() - begin, 3))
-    return {"taken": taken}
+    return {"taken": taken, "machine": machine(vlm.device.type)}
 
 
 @contextmanager
@@ -227,23 +266,31 @@ def score(vlm: VLM, exam: Mapping[str, Sequence[Item]]) -> dict[str, list[int | 
 def side_by_side(vlm: VLM, protocol: Protocol, rounds: int) -> dict[str, float]:
     """Median seconds of an epoch of a few batches: full tuning, and the band, ordinary and recorded.
 
-    They take turns.
+    They take turns. Everything counts, from the call of `tune` to its body; a later epoch from a recorded
+    prefix is what a fine-tune of two epochs takes more than one of a single epoch.
     """
-    data = lessons(vlm, protocol, TRIAL_SEED, TRIAL_BATCHES)
+    data = lessons(vlm, protocol, TRIAL_SEED, protocol.timed_batches)
     known = strategies(vlm.n_layers, protocol.band)
     taken: dict[str, list[float]] = {}
 
-    def note(name: str, strategy: Strategy, record_to: Path | None) -> None:
-        with tune(vlm, strategy, data, Budget(len(data), protocol.rates[0]), record_to) as training:
-            taken.setdefault(name, []).append(training.seconds)
+    def seconds(strategy: Strategy, recorded: bool, epochs: int = 1) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.monotonic()
+            budget = Budget(epochs * len(data), protocol.rates[0])
+            with tune(vlm, strategy, data, budget, Path(folder) if recorded else None):
+                return time.monotonic() - begin
 
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            note("full", known["full"], None)
-            note("band, ordinary loop", known["band"], None)
-            note("band, first epoch, which records", known["band"], Path(folder))
-            note("band, later epochs", known["band"], Path(folder))
-    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
+        first = seconds(known["band"], recorded=True)
+        found = {
+            "full": seconds(known["full"], recorded=False),
+            "band, ordinary loop": seconds(known["band"], recorded=False),
+            "band, first epoch, which records": first,
+            "band, each later epoch": seconds(known["band"], recorded=True, epochs=2) - first,
+        }
+        for name, value in found.items():
+            taken.setdefault(name, []).append(value)
+    return {name: float(np.median(values)) for name, values in taken.items()}
 
 
 def _short(value: float) -> int | float:

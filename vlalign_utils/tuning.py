@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from vlalign_utils.adapters import adapted
+from vlalign_utils.identity import weights_identity
 from vlalign_utils.loop import DivergedError, Schedule, fit
 from vlalign_utils.models import VLM
-from vlalign_utils.prefixes import Prefixes
+from vlalign_utils.prefixes import Prefixes, data_key
 from vlalign_utils.stats import rng
 from vlalign_utils.strategies import Strategy, trained
 from vlalign_utils.tasks import Batch
@@ -70,9 +71,9 @@ class Budget:
 class Training:
     """Record of one fine-tune: mean loss at steps, seconds of training, and what was held in memory for it.
 
-    `memory` (bytes) counts activations kept for the backward pass, gradients and optimiser states of one
-    step: it is exact and the same on every machine, unlike the process' peak. `stopped` says why a run ended
-    early, after which the model holds the last good weights.
+    `memory` (bytes) counts activations kept for the backward pass, gradients and AdamW's states of a step on
+    the first batch: it is exact and the same on every machine, unlike the process' peak. `stopped` says why a
+    run ended early, after which the model holds the last good weights.
     """
 
     strategy: Strategy
@@ -100,7 +101,9 @@ def tune(
     number to its batches, for augmentation that changes with it.
 
     `record_to` is a folder for recorded prefixes (see `prefixes`), at most `limit` bytes of them: the
-    gradients are those of the ordinary loop. `checkpoint` is a file that a killed run resumes from.
+    gradients are those of the ordinary loop. `checkpoint` is a file that a killed run resumes from: it is
+    written every hundred steps and at the end, and one of another model or other data is refused. Without it
+    the trained weights alone, to go back to, are kept for as long in the folder for temporary files.
     Under `accelerate launch` the processes share the `accumulate` batches of every step.
 
     Raises ValueError, before anything is trained, for what does not go together.
@@ -128,11 +131,12 @@ def tune(
         if record_to is not None:
             inputs = [inputs_of(vlm, batch) for batch in opening]
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
+    resumable = checkpoint is not None
+    of = _start_and_data(vlm, opening) if resumable else ""
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
         parameters = undo.enter_context(_trainable(vlm, own, new))
         recomputed = vlm.layers[strategy.start or 0 :] if budget.checkpointing else ()
-        resumable = checkpoint is not None
         if checkpoint is None:
             checkpoint = Path(undo.enter_context(tempfile.TemporaryDirectory())) / "state"
         task = Answers(vlm, prefixes)
@@ -147,7 +151,7 @@ def tune(
         try:
             with _checkpointed(recomputed):
                 label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
-                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar, resumable)
+                history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar, resumable, of)
         except DivergedError as error:
             history, stopped = error.history, str(error)
         for parameter, dtype in zip(own, dtypes, strict=True):  # the body runs without automatic precision
@@ -201,6 +205,12 @@ def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
         return batch.inputs
     first = int((batch.answers >= 0).any(0).int().argmax())
     return {**batch.inputs, "logits_to_keep": batch.answers.shape[1] - first + 1}
+
+
+def _start_and_data(vlm: VLM, batches: Sequence[Batch]) -> str:
+    """What a checkpoint must be of, beside the strategy and the budget."""
+    data = data_key([{**batch.inputs, "answers": batch.answers} for batch in batches])
+    return f"{weights_identity(vlm.model, pinned=True)} {data}"
 
 
 def _check_recordable(

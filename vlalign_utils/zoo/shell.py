@@ -28,6 +28,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.data.tokenizer import build_tokenizer
 from vlalign_utils.quiet import quiet
+from vlalign_utils.saving import save_processor
 
 
 class Shell(BaseModel):
@@ -181,10 +182,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin | ComposedProcessor, 
         for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):
             config.dtype = torch.float32
         half.config.save_pretrained(partial)
-    composed = isinstance(processor, ComposedProcessor)
-    parts: list[Any] = [processor.tokenizer, processor.image_processor] if composed else [processor]
-    for part in parts:
-        part.save_pretrained(partial)
+    save_processor(processor, partial)
     words = partial / "tokenizer.json"  # a third of its size without the indentation
     words.write_text(json.dumps(json.loads(words.read_bytes()), separators=(",", ":")))
     shutil.rmtree(folder, ignore_errors=True)
