@@ -258,7 +258,7 @@ def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None
 
 
 class TestVerdicts:
-    def test_every_cell_is_a_word_and_its_interval(self, source: Path, tmp_path: Path) -> None:
+    def test_every_cell_is_a_word_and_what_decided_it(self, source: Path, tmp_path: Path) -> None:
         verdicts.write(registry.load(source), tmp_path, source)
         shown = (tmp_path / "verdicts.md").read_text()
         assert "Of 18 cells: 1 supported, 1 contradicted, 0 undecided, 16 not run." in shown
@@ -267,8 +267,12 @@ class TestVerdicts:
         )
         chapter = "/book/results/tiny/03_geometry.ipynb"
         word = f"[[supported]({chapter}#where-pictures-enter)]{{.verdict .supported}}"
-        assert f"| {word} 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
-        assert "]{.verdict .contradicted} −0.300 \\[−0.310,\xa0−0.290\\] | [not run]" in strengthen
+        match = "depth that entering images match best"
+        assert f"| {word} {match}: 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
+        assert (
+            "]{.verdict .contradicted} plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\] | [not run]"
+            in strengthen
+        )
         table = pd.read_csv(tmp_path / "data" / "claims.csv").set_index(["claim", "architecture"])
         assert len(table) == 18
         assert table.loc[("strengthen", "tiny"), "verdict"] == "contradicted"
@@ -299,7 +303,8 @@ class TestVerdicts:
         results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 3)})
         path.write_text(results.dumps())
         verdicts.write(registry.load(root), tmp_path / "again", root)
-        assert "]{.verdict .undecided} not measurable |" in (tmp_path / "again" / "verdicts.md").read_text()
+        shown = (tmp_path / "again" / "verdicts.md").read_text()
+        assert "]{.verdict .undecided} score, full minus aligned: not measurable |" in shown
 
     def test_without_any_verdict_all_are_not_run(self, root: Path, tmp_path: Path) -> None:
         for path in (root / "book" / "results").rglob("*.json"):

@@ -56,7 +56,7 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     link = downloads.save(_summary(found), folder, "claims", "this table as CSV")
     lines = [
         f"Of {counts.total()} cells: {told}. The rule is the same for all "
-        "[claims](/_generated/claims.md). In a cell: the word, then the interval that decided it.",
+        "[claims](/_generated/claims.md). In a cell: the word, then what decided it, with its interval.",
         ":::{div} verdicts",
         table(("claim", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
         ":::",
@@ -79,12 +79,13 @@ def marked(claim: Claim, arch: str, verdict: Verdict | None) -> str:
 
 
 def _cell(claim: Claim, arch: str, verdict: Verdict | None) -> str:
-    """The word and the interval that decided it."""
+    """The word and the interval that decided it, with its condition's name where there are several."""
     if verdict is None:
         return marked(claim, arch, verdict)
     outcome = verdict.conditions.get(verdict.decided_by)
-    why = text(verdict.decided_by) if outcome is None else measured(outcome)
-    return f"{marked(claim, arch, verdict)} {why}"
+    why = [] if outcome and len(claim.conditions) == 1 else [text(verdict.decided_by)]
+    why += [measured(outcome)] if outcome else []
+    return f"{marked(claim, arch, verdict)} {': '.join(why)}"
 
 
 def measured(outcome: Outcome) -> str:
