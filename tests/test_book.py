@@ -269,10 +269,8 @@ class TestVerdicts:
         word = f"[[supported]({chapter}#where-pictures-enter)]{{.verdict .supported}}"
         match = "depth that entering images match best"
         assert f"| {word} {match}: 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
-        assert (
-            "]{.verdict .contradicted} plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\] | [not run]"
-            in strengthen
-        )
+        width = "plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\]"
+        assert f"]{{.verdict .contradicted}} {width} | [not run]" in strengthen
         table = pd.read_csv(tmp_path / "data" / "claims.csv").set_index(["claim", "architecture"])
         assert len(table) == 18
         assert table.loc[("strengthen", "tiny"), "verdict"] == "contradicted"
