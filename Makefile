@@ -69,10 +69,10 @@ check: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 -m "not notebooks and not html and not conformance"
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not notebooks and not html and not conformance"
 
 test: check
-	$(PY) -m pytest -n 2 -m conformance
+	$(PY) -m pytest -n 2 --dist loadgroup -m conformance
 	tests/html/setup.sh
 	$(PY) -m pytest -n 2 -m notebooks
 	@$(PY) -m vlalign_utils.pipeline book --archs "$(ARCHS)" --cores $(CORES)

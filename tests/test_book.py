@@ -362,6 +362,7 @@ class TestDownloads:
             downloads.save(pd.DataFrame({"a": [2]}), tmp_path, "loss all", "loss all")
 
 
+@pytest.mark.xdist_group("build")  # the pages are built once, in one process
 class TestBuild:
     def test_every_page_is_there(self, pages: Path) -> None:
         names = [

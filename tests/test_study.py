@@ -15,6 +15,7 @@ from vlalign_utils.paths import ROOT
 from vlalign_utils.records import Records, committed
 from vlalign_utils.study import Protocol
 
+pytestmark = pytest.mark.xdist_group("study")  # made once, in one process
 SMALL = Protocol(
     band=(2, 5),
     steps=2,

@@ -15,8 +15,13 @@ from vlalign_utils.zoo import bars, chats, stages
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
-FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
-RESUMED = ("llava", "mllama")  # one without and one with layers that are trained in between: the loop is one
+# A chain is built once, in one process.
+CHAINS = {
+    name: pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
+}
+# One without and one with layers that are trained in between: the loop is the same for all.
+RESUMED = [CHAINS["llava"], CHAINS["mllama"]]
 # What a chain in the repository is known to miss, and nothing else.
 MISSED = {
     "idefics3": {"text"},  # 0.893 where 0.90 is asked
@@ -27,7 +32,7 @@ AT_CHANCE = {"mllama": {"knowledge"}}
 RECORDS = sorted((ROOT / "zoo").glob("*/record.json"))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=CHAINS.values())
 def chain(request, tmp_path_factory):
     """A chain built by the real code from the real recipe, with two steps a stage and few items."""
     root = tmp_path_factory.mktemp("repo")
