@@ -70,18 +70,27 @@ def _in_a_child(way: Callable[[], Any]) -> int:
     ours, theirs = context.Pipe()
     child = context.Process(target=_report, args=(way, theirs))
     child.start()
-    peak: int = ours.recv()
+    theirs.close()  # or a child that dies would be waited for without end
+    try:
+        peak: int = ours.recv()
+    except EOFError:
+        child.join()
+        raise RuntimeError(f"the process that was measured ended with code {child.exitcode}") from None
     child.join()
     return peak
 
 
 def _report(way: Callable[[], Any], pipe: Any) -> None:
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what our parent has freed comes along, and would not be counted
-    before = _resident("VmRSS")
+    # What our parent has freed comes along, and would not be counted; other C libraries keep less of it.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    before = _resident("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     way()
-    pipe.send(_resident("VmHWM") - before)
+    # A fork starts without the pages of programs: how many of them come back differs from kernel to kernel.
+    pipe.send(_resident("VmHWM") - _resident("RssFile") - before)
 
 
 def _resident(name: str) -> int:

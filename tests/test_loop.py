@@ -250,6 +250,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     del state["run"]  # as runs of before have left it
     torch.save(state, tmp_path / "a.ckpt")
     assert few(tmp_path / "a.ckpt", data)[1].step == 20
+    name, value = next(iter(state["weights"].items()))
+    torch.save({**state, "weights": {**state["weights"], name: value[:1]}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="is the checkpoint of another run than 't': delete it"):
+        few(tmp_path / "a.ckpt", data)
 
 
 def test_fewer_rows_than_processes_are_refused(tmp_path, monkeypatch):

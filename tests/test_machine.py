@@ -13,7 +13,7 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
 
 def test_without_a_list_of_processors_the_kind_is_named(monkeypatch):
     monkeypatch.setattr("vlalign_utils.machine.Path.is_file", lambda path: False)
-    assert machine("cpu") == platform.processor() or platform.machine()
+    assert machine("cpu") == (platform.processor() or platform.machine())
 
 
 def test_a_card_is_named_as_torch_names_it(monkeypatch):

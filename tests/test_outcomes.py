@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -117,6 +119,17 @@ def test_the_same_layers_under_another_name_are_not_another_strategy():
     top, deep = RUN | {"strategy": "top"}, RUN | {"strategy": "deep", "layers": [3]}
     runs = {"band": [RUN], "top": [top], "deep": [deep], "LoRA": [RUN | {"rank": 2}], "full": [FULL]}
     assert outcomes.distinct(Study({}, runs, [], [], {}, {})) == ["band", "deep", "LoRA", "full"]
+
+
+def test_the_best_rate_is_the_lowest_of_those_alike_and_never_one_without_a_number():
+    assert outcomes.best_rate({1.0: math.nan, 0.3: 2.0, 0.1: 2.0, 0.01: 3.0}) == 0.1
+    assert outcomes.best_rate({0.5: math.nan}) == 0.5
+
+
+def test_a_curve_is_the_mean_of_the_seeds_that_got_there():
+    runs = [{"loss": [[10, 4.0], [20, 2.0]]}, {"loss": [[10, 6.0]]}, {"loss": []}]
+    assert outcomes.curve(runs).to_dict() == {10: 5.0, 20: 2.0}
+    assert outcomes.curve(runs[2:]).empty
 
 
 def test_last_losses_are_of_the_last_tenth():

@@ -4,6 +4,8 @@ from tiny_models import build
 
 from vlalign_utils import VLM, load_vlm, saving, tasks
 from vlalign_utils.adapters import adapted
+from vlalign_utils.composed import ComposedProcessor
+from vlalign_utils.processors import load_processor
 from vlalign_utils.strategies import strategies
 from vlalign_utils.tuning import Budget, tune
 
@@ -63,16 +65,29 @@ def test_a_folder_that_is_there_stays(tmp_path):
     assert not list((tmp_path / "mine").iterdir())
 
 
-def test_a_failure_leaves_nothing_under_the_name(tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing(tmp_path):
     vlm = VLM(build("llava")[0].model, processor=object())
     with pytest.raises(AttributeError):
-        saving.save(vlm, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        saving.save(vlm, tmp_path / "new" / "out")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_composed_processor_keeps_a_template_that_is_not_its_tokenizers(tmp_path):
+    vlm = load_vlm("zoo/qwen3vl", stage="aligned")
+    assert isinstance(vlm.processor, ComposedProcessor)
+    vlm.processor.chat_template = "{% for m in messages %}<{{ m['role'] }}>{% endfor %}"
+    saving.save_processor(vlm.processor, tmp_path)
+    found = load_processor("it", tmp_path)
+    assert found.chat_template == vlm.processor.chat_template
 
 
 def test_lora_on_weights_elsewhere_is_refused():
     vlm = VLM(build("llava")[0].model)
     with adapted(vlm, [1], 2):
-        vlm.layers[1].self_attn.q_proj.get_base_layer().to("meta")
+        query = vlm.layers[1].self_attn.q_proj.get_base_layer()
+        query.to(torch.float8_e4m3fn)
+        with pytest.raises(ValueError, match=r"q_proj is offloaded or quantised"):
+            saving.merged(vlm.model)
+        query.to("meta")
         with pytest.raises(ValueError, match=r"q_proj is offloaded or quantised"):
             saving.merged(vlm.model)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,13 +330,21 @@ def test_a_checkpoint_of_another_run_is_refused(vlm: VLM, tmp_path: Path) -> Non
     assert same(tuned(vlm, checkpoint=tmp_path / "c")[1], expected)
     others: list[tuple[Strategy, Budget]] = [
         (Strategy("late", (2, 3)), FEW),
+        (Strategy("band", (2, 3)), FEW),
         (BAND, Budget(steps=4, lr=2e-2)),
         (BAND, Budget(steps=4, lr=1e-2, seed=1)),
+        (BAND, Budget(steps=4, lr=1e-2, precision="bf16")),
         (LORA, FEW),
     ]
     for strategy, budget in others:
         with comes_back(vlm), pytest.raises(ValueError, match="is the checkpoint of another run than"):
             tuned(vlm, strategy, budget, checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_another_rank_is_refused(vlm: VLM, tmp_path: Path) -> None:
+    tuned(vlm, LORA, checkpoint=tmp_path / "c")
+    with comes_back(vlm), pytest.raises(ValueError, match="is the checkpoint of another run than"):
+        tuned(vlm, replace(LORA, rank=LORA.rank + 1), checkpoint=tmp_path / "c")
 
 
 def test_a_checkpoint_of_other_weights_or_data_is_refused(vlm: VLM, tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def fit(
     (of a task without dropout). A tuple is one step of several batches, each a tuple of arguments: the task
     is called with each, and their losses add up. `make` gives the optimisers of the trained parameters by
     name; a group may have a `times` that multiplies the schedule's rate. A run that is not `resumable` keeps
-    the last good weights in `checkpoint` alone, which are a third of what resuming needs. `of` names the
-    start and the data: a checkpoint of others is refused.
+    the last good weights in `checkpoint` alone, which are a third of what resuming needs. `of` names what
+    else decides the result, such as the start and the data: a checkpoint of others is refused.
     Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
     DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
     finite or the loss rises far above its beginning.
@@ -217,7 +217,9 @@ def _stored(
     if not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if run is not None and state.get("run", run) != run:
+    shapes = {name: value.shape for name, value in state["weights"].items()}
+    other = shapes != {name: parameter.shape for name, parameter in trained.items()}
+    if run is not None and (other or state.get("run", run) != run):
         raise ValueError(
             f"{path} is the checkpoint of another run than {run['label']!r}: delete it, or move it"
         )

@@ -1,10 +1,12 @@
 """What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from scipy.stats import rankdata, t
@@ -41,8 +43,8 @@ class Study:
 
     def at_an_end(self) -> list[str]:
         """Strategies whose best rate is the lowest or the highest that was tried."""
-        best = {name: min(by, key=by.__getitem__) for name, by in self.tried.items()}
-        return [name for name, by in self.tried.items() if len(by) > 1 and best[name] in (min(by), max(by))]
+        several = {name: by for name, by in self.tried.items() if len(by) > 1}
+        return [name for name, by in several.items() if best_rate(by) in (min(by), max(by))]
 
     def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
         """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
@@ -60,6 +62,11 @@ class Study:
         """Seconds of a strategy over those of full tuning, round by round, recording included."""
         taken = self.timing["taken"]
         return np.divide(taken[name], taken["full"])[:, None]
+
+
+def best_rate(tried: Mapping[float, float]) -> float:
+    """The rate of the lowest loss: the lower one of two alike; a loss that is not a number is the worst."""
+    return min(tried, key=lambda rate: (math.inf if math.isnan(tried[rate]) else tried[rate], rate))
 
 
 def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
@@ -97,6 +104,12 @@ def distinct(study: Study) -> list[str]:
     for name, records in study.found.items():
         seen.setdefault(replace(strategy_of(records[0]), name=""), name)
     return list(seen.values())
+
+
+def curve(records: Sequence[Record]) -> pd.Series:
+    """Training loss by step: mean of the seeds that got there."""
+    columns = [pd.Series(dict(map(tuple, record["loss"])), dtype=float) for record in records]
+    return pd.concat(columns, axis=1).mean(axis=1).sort_index()
 
 
 def last_losses(records: Sequence[Record]) -> Float[np.ndarray, "records 1"]:

@@ -1,9 +1,10 @@
 """A model as it is now, written as a folder that transformers loads."""
 
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from vlalign_utils.adapters import ADAPTER
 from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.models import VLM
+
+MERGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
@@ -27,13 +30,14 @@ def save(vlm: VLM, folder: str | Path) -> None:
     if folder.exists():
         raise ValueError(f"{folder} is there already: name another folder, or delete it")
     state = merged(vlm.model)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     model: Any = vlm.model
-    model.save_pretrained(partial, state_dict=state)
-    if vlm.processor is not None:
-        save_processor(vlm.processor, partial)
-    partial.rename(folder)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+        whole = Path(partial) / folder.name
+        model.save_pretrained(whole, state_dict=state)
+        if vlm.processor is not None:
+            save_processor(vlm.processor, whole)
+        whole.rename(folder)
 
 
 def merged(model: nn.Module) -> dict[str, Tensor] | None:
@@ -44,17 +48,18 @@ def merged(model: nn.Module) -> dict[str, Tensor] | None:
     layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
     if not layers:
         return None
-    state = {
-        name.replace(".base_layer.", "."): value
-        for name, value in model.state_dict().items()
-        if not any(name.startswith(f"{layer}.lora_") for layer in layers)
-    }
+    state = model.state_dict()
     for name, layer in layers.items():
         weight = layer.get_base_layer().weight
-        if weight.is_meta or not weight.is_floating_point():
+        if weight.is_meta or weight.dtype not in MERGED:
             raise ValueError(
                 f"{name} is offloaded or quantised, so LoRA cannot be merged into it: load the model without"
             )
+        base = f"{name}.base_layer."
+        for key in [key for key in state if key.startswith(f"{name}.")]:
+            value = state.pop(key)
+            if key.startswith(base):
+                state[f"{name}.{key.removeprefix(base)}"] = value
         added = layer.get_delta_weight(ADAPTER).detach()
         state[f"{name}.weight"] = (weight.detach().float() + added).to(weight.dtype)
     return state
@@ -62,6 +67,10 @@ def merged(model: nn.Module) -> dict[str, Tensor] | None:
 
 def save_processor(processor: Any, folder: Path) -> None:
     """Write a processor, or the parts of a composed one."""
-    composed = isinstance(processor, ComposedProcessor)
-    for part in [processor.tokenizer, processor.image_processor] if composed else [processor]:
+    if not isinstance(processor, ComposedProcessor):
+        processor.save_pretrained(folder)
+        return
+    for part in (processor.tokenizer, processor.image_processor):
         part.save_pretrained(folder)
+    if processor.chat_template:
+        (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

@@ -22,7 +22,7 @@ from vlalign_utils import tasks
 from vlalign_utils.identity import weights_identity
 from vlalign_utils.machine import machine
 from vlalign_utils.models import VLM
-from vlalign_utils.outcomes import Study
+from vlalign_utils.outcomes import Study, best_rate
 from vlalign_utils.records import Record, Records
 from vlalign_utils.stats import rng
 from vlalign_utils.strategies import Strategy, singles, strategies, top
@@ -157,7 +157,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     aligned = say(kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, exam)}))
     first = compared(vlm.n_layers, protocol, importance, 0)
     tried = {s.name: trials(s) for s in first if s.name != "random"}
-    rates = {name: min(by, key=by.__getitem__) for name, by in tried.items()}
+    rates = {name: best_rate(by) for name, by in tried.items()}
     rates["random"] = rates["uniform"]
     found: dict[str, list[Record]] = {name: [] for name in rates}
     for seed in range(protocol.seeds):
@@ -186,7 +186,7 @@ def losses(loss: Callable[[float], float], rates: Sequence[float]) -> dict[float
         return {rates[0]: math.nan}
     found = {rate: loss(rate) for rate in rates}
     for _ in range(BEYOND):
-        best = min(found, key=found.__getitem__)
+        best = best_rate(found)
         if min(found) < best < max(found):
             break
         rate = best / FACTOR if best == min(found) else best * FACTOR

@@ -4,7 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,8 +102,9 @@ def tune(
 
     `record_to` is a folder for recorded prefixes (see `prefixes`), at most `limit` bytes of them: the
     gradients are those of the ordinary loop. `checkpoint` is a file that a killed run resumes from: it is
-    written every hundred steps and at the end, and one of another model or other data is refused. Without it
-    the trained weights alone, to go back to, are kept for as long in the folder for temporary files.
+    written every hundred steps and at the end, and one of another model, strategy, budget or other data is
+    refused (where `batches` is a function, other data in the first epoch). Without it the trained weights
+    alone, to go back to, are kept for as long in the folder for temporary files.
     Under `accelerate launch` the processes share the `accumulate` batches of every step.
 
     Raises ValueError, before anything is trained, for what does not go together.
@@ -132,7 +133,7 @@ def tune(
             inputs = [inputs_of(vlm, batch) for batch in opening]
             prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
     resumable = checkpoint is not None
-    of = _start_and_data(vlm, opening) if resumable else ""
+    of = _made_of(vlm, strategy, budget, accelerator, opening) if resumable else ""
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
         parameters = undo.enter_context(_trainable(vlm, own, new))
@@ -207,10 +208,13 @@ def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
     return {**batch.inputs, "logits_to_keep": batch.answers.shape[1] - first + 1}
 
 
-def _start_and_data(vlm: VLM, batches: Sequence[Batch]) -> str:
-    """What a checkpoint must be of, beside the strategy and the budget."""
+def _made_of(
+    vlm: VLM, strategy: Strategy, budget: Budget, accelerator: Accelerator, batches: Sequence[Batch]
+) -> str:
+    """What a checkpoint must be of, beside the schedule."""
+    how = (asdict(strategy), budget.optimiser, budget.accumulate, accelerator.mixed_precision)
     data = data_key([{**batch.inputs, "answers": batch.answers} for batch in batches])
-    return f"{weights_identity(vlm.model, pinned=True)} {data}"
+    return f"{how!r} {weights_identity(vlm.model, pinned=True)} {data}"
 
 
 def _check_recordable(
