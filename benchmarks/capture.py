@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmarks import naive
 from benchmarks.sizes import Size, build
 from benchmarks.timing import Row, compare
-from vlalign_utils.activations import capture, token_masks
+from vlalign_utils.inference.states import capture, token_masks
 
 GROUPS = ("image", "text")
 BATCH = 2

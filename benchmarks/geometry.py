@@ -14,10 +14,10 @@ from torch import Tensor
 
 from benchmarks.sizes import Size
 from benchmarks.timing import Row, compare, measure, ratio, show
-from vlalign_utils.dimension import layer_distances, two_nn
-from vlalign_utils.distances import prepare
-from vlalign_utils.geometry import overlap_grid
-from vlalign_utils.imbalance import imbalance_grid
+from vlalign_utils.analysis.information_imbalance import imbalance_grid
+from vlalign_utils.analysis.intrinsic_dimension import layer_distances, two_nn
+from vlalign_utils.analysis.neighbours import overlap_grid
+from vlalign_utils.analysis.prepared_layers import prepare
 
 K = 10
 ROUNDS = 2  # at most: at full size one takes minutes

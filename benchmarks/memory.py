@@ -13,7 +13,7 @@ import torch
 from benchmarks import naive
 from benchmarks.sizes import TEXT_BEFORE, Size, build
 from vlalign_utils import FreezeTokens
-from vlalign_utils.activations import capture
+from vlalign_utils.inference.states import capture
 
 MIB = 2**20
 WIDTH = 3

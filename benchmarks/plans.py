@@ -3,8 +3,8 @@
 from typing import Any
 
 from benchmarks.sizes import SIZES, llava
-from vlalign_utils.plan import plan
-from vlalign_utils.strategies import strategies
+from vlalign_utils.tuning.memory_plan import plan
+from vlalign_utils.tuning.strategies import strategies
 
 BAND = (8, 16)  # of 32 layers
 TOKENS, ANSWERS = 1024, 64

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, ratio, show
-from vlalign_utils.store import ActivationStore
+from vlalign_utils.inference.store import ActivationStore
 
 LAYERS = 20  # a row is one item at one layer: an append of the store holds all layers of its items
 USUAL = "SQLite, a row and a commit each"

@@ -9,7 +9,7 @@ from benchmarks import naive
 from benchmarks.sizes import TEXT_BEFORE, Size, build
 from benchmarks.timing import Row, compare
 from vlalign_utils import FreezeTokens, Knockout, Patch
-from vlalign_utils.edits import Edit
+from vlalign_utils.driver.edits import Edit
 
 WIDTH = 3  # layers per window
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlalign_utils import stats
+from vlalign_utils.evidence import intervals
 
 Way = Callable[[], Tensor]
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def measure(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, lis
 def ratio(task: str, name: str, usual: str, seconds: Mapping[str, list[float]]) -> Row:
     """One row: the geometric mean of the ratios of each round, which one disturbed round does not decide."""
     logs = np.log(np.array(seconds[usual]) / np.array(seconds[name]))
-    value, low, high, _ = stats.bootstrap_mean(logs, seed=0)
+    value, low, high, _ = intervals.bootstrap_mean(logs, seed=0)
     bounds = {
         key: round(float(np.exp(x)), 2) for key, x in (("times faster", value), ("low", low), ("high", high))
     }

@@ -17,13 +17,13 @@ from benchmarks.memory import MIB, peak
 from benchmarks.sizes import ARCHITECTURES, Size, build
 from benchmarks.timing import Row, measure, ratio, show
 from vlalign_utils import VLM
-from vlalign_utils.costs import of_training
-from vlalign_utils.flops import forward_flops
-from vlalign_utils.memory import bytes_needed
-from vlalign_utils.plan import plan
-from vlalign_utils.strategies import Strategy, strategies
-from vlalign_utils.tasks import Batch
-from vlalign_utils.tuning import Budget, inputs_of, tune
+from vlalign_utils.inference.scoring import Batch
+from vlalign_utils.loading.memory import bytes_needed
+from vlalign_utils.tuning.costs import of_training
+from vlalign_utils.tuning.finetune import Budget, inputs_of, tune
+from vlalign_utils.tuning.flops import forward_flops
+from vlalign_utils.tuning.memory_plan import plan
+from vlalign_utils.tuning.strategies import Strategy, strategies
 
 SIDE = 224  # pixels of a picture on a processor, at most: a full step of 12 layers then takes about 2 s
 ANSWER = 8  # tokens
@@ -51,8 +51,8 @@ def rows(size: Size, name: str) -> list[Row]:
         ways = _ways(full, bands, ordinary=epochs == 1 or full is None, lora=epochs == 3)
         runs = {way: partial(_train, vlm, *one, batches, size, epochs) for way, one in ways.items()}
         with (
-            mock.patch("vlalign_utils.loop._save"),
-            mock.patch("vlalign_utils.tuning.kept_for_backward", return_value=0),
+            mock.patch("vlalign_utils.tuning.train_loop._save"),
+            mock.patch("vlalign_utils.tuning.finetune.kept_for_backward", return_value=0),
         ):
             seconds = measure(runs, size.rounds)
         steps = epochs * size.batches

@@ -37,9 +37,9 @@ def all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model answers nothing; sweeps are tested as if it had answered everything."""
     import numpy as np  # after the import hook
 
-    from vlalign_utils import sweeps
-    from vlalign_utils.tasks import Scores
+    from vlalign_utils.inference.scoring import Scores
+    from vlalign_utils.interventions import sweep
 
     monkeypatch.setattr(
-        sweeps, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
+        sweep, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vlalign_utils import pipeline
 from vlalign_utils.book.build import build
 from vlalign_utils.paths import ROOT
+from vlalign_utils.pipeline import staleness
 
 pytestmark = [pytest.mark.html, pytest.mark.timeout(1800)]
 
@@ -42,7 +42,7 @@ def check(folder: Path, *more: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def html() -> Path:
     """The built book, built here unless it matches its sources."""
-    return ROOT / "_build" / "html" if pipeline.pages_current() else build()
+    return ROOT / "_build" / "html" if staleness.pages_current() else build()
 
 
 def test_every_page_is_sound(html: Path) -> None:

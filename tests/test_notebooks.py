@@ -14,13 +14,13 @@ import nbformat
 import pytest
 from filelock import FileLock
 
-from vlalign_utils import pipeline, registry
-from vlalign_utils.execute import START_TIMEOUT, execute, kernel_environment
-from vlalign_utils.inputs import SET_BY_RUN, defaults, read_notebook
-from vlalign_utils.normalise import digest
+from vlalign_utils.evidence.results import read
 from vlalign_utils.paths import ROOT, write_atomic
-from vlalign_utils.registry import COMPARISON
-from vlalign_utils.results import read
+from vlalign_utils.pipeline import registry, staleness
+from vlalign_utils.pipeline.execute import START_TIMEOUT, execute, kernel_environment
+from vlalign_utils.pipeline.normalise import digest
+from vlalign_utils.pipeline.parameters import SET_BY_RUN, defaults, read_notebook
+from vlalign_utils.pipeline.registry import COMPARISON
 
 ENTRIES = registry.load()
 RUNS = [(entry.name, notebook) for entry in ENTRIES.architectures.values() for notebook in entry.notebooks]
@@ -104,7 +104,7 @@ def test_a_quick_run_passes_strict_nbval_and_reports_the_same(project, tmp_path,
     by_hand.unlink(missing_ok=True)
     checked = nbval(page, project, tmp_path)
     assert checked.returncode == 0, checked.stdout
-    measured = pipeline.published(notebook, arch, project)
+    measured = staleness.published(notebook, arch, project)
     kept = ("timing", "params", "input_hash", "notebook_digest")  # seconds, and what publishing fills in
     again = read(by_hand).model_copy(update={name: getattr(measured, name) for name in kept})
     assert again.dumps() == measured.dumps()
@@ -115,14 +115,14 @@ def test_a_quick_run_passes_strict_nbval_and_reports_the_same(project, tmp_path,
 @pytest.mark.parametrize(("arch", "notebook"), ONCE)
 def test_a_deleted_result_comes_back_byte_for_byte(project, tmp_path, arch, notebook):
     before = nbformat.read(executed(project, arch, notebook), as_version=4)
-    measured = pipeline.published(notebook, arch, project)
+    measured = staleness.published(notebook, arch, project)
     link(tmp_path)
     if notebook == ENTRIES.comparison:
         shutil.copytree(project / "book", tmp_path / "book")
         (tmp_path / "book" / "results" / arch / f"{notebook}.json").unlink()
     after = nbformat.read(execute(notebook, arch, quick=True, root=tmp_path), as_version=4)
     assert digest(after) == digest(before)
-    again = pipeline.published(notebook, arch, tmp_path).model_copy(update={"timing": measured.timing})
+    again = staleness.published(notebook, arch, tmp_path).model_copy(update={"timing": measured.timing})
     assert again.dumps() == measured.dumps()
 
 

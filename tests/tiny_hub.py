@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vlalign_utils import checkpoints, headers
+from vlalign_utils.loading import checkpoint, safetensors_headers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VISION_TEMPLATE = (
@@ -90,9 +90,9 @@ class FakeHub:
         self.downloads: list[str] = []
         self.error: Exception | None = None
         self.gated: Any = False
-        monkeypatch.setattr(checkpoints, "model_info", self.model_info)
-        monkeypatch.setattr(checkpoints, "snapshot_download", self.snapshot_download)
-        monkeypatch.setattr(headers, "get_safetensors_metadata", self.get_safetensors_metadata)
+        monkeypatch.setattr(checkpoint, "model_info", self.model_info)
+        monkeypatch.setattr(checkpoint, "snapshot_download", self.snapshot_download)
+        monkeypatch.setattr(safetensors_headers, "get_safetensors_metadata", self.get_safetensors_metadata)
 
     def model_info(self, name: str, revision: str | None = None) -> ModelInfo:
         if self.error is not None:

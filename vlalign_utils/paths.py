@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vlalign_utils"
+NOTEBOOK = r"^[0-9][0-9]_[a-z0-9_]+$"  # what a notebook may be named
 
 
 def results_root() -> Path:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from family import UNBUILT
 from test_conformance import FAMILIES, recorded
 
-from vlalign_utils.book.families import FILE
+from vlalign_utils.book.pages.families import FILE
 from vlalign_utils.paths import ROOT, write_atomic
 
 

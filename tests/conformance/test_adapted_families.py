@@ -6,7 +6,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from test_conformance import FAMILIES, build
 from torch import nn
 
-from vlalign_utils.adapters import adapted, parameter_count
+from vlalign_utils.tuning.lora import adapted, parameter_count
 
 pytestmark = pytest.mark.conformance
 CHOSEN = (1, 2)

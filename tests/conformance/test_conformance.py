@@ -20,14 +20,15 @@ from tiny_models import Inputs, randomise
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Run, trace
-from vlalign_utils.book import families
-from vlalign_utils.capabilities import Capabilities
-from vlalign_utils.discovery import key_source, self_attentions
-from vlalign_utils.edits import Edit, tokens_first
-from vlalign_utils.padding import attended_tokens
+from vlalign_utils import VLM, CrossOff, FreezeTokens, Knockout, Patch, Run
+from vlalign_utils.book.pages import families
+from vlalign_utils.driver import recording
+from vlalign_utils.driver.anatomy import key_source, self_attentions
+from vlalign_utils.driver.capabilities import Capabilities
+from vlalign_utils.driver.edits import Edit, tokens_first
+from vlalign_utils.driver.image_positions import other_pixels
+from vlalign_utils.driver.padding import attended_tokens
 from vlalign_utils.paths import ROOT
-from vlalign_utils.positions import other_pixels
 
 pytestmark = pytest.mark.conformance
 each_family = pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -273,7 +274,7 @@ def test_with_all_image_access_cut_pixels_change_nothing(name: str) -> None:
         with pytest.raises(ValueError, match="does not allow knockout"):
             allowed.require("knockout")
         return
-    logits = [trace.forward(vlm.anatomy, one, edits).logits[text] for one in (inputs, changed)]
+    logits = [recording.forward(vlm.anatomy, one, edits).logits[text] for one in (inputs, changed)]
     assert verdict.works, verdict.detail
     assert (logits[0] - logits[1]).abs().max() <= 1e-3 * effect
 
@@ -372,12 +373,12 @@ def test_sweeps_that_reuse_work_give_what_the_usual_loop_gives(name: str) -> Non
     found = dict(vlm.replays(keyed, sets, keep=3))
     assert sorted(found) == list(range(len(sets)))
     for i, edits in enumerate(sets):
-        usual = trace.forward(vlm.anatomy, inputs, edits).logits[:, -3:]
+        usual = recording.forward(vlm.anatomy, inputs, edits).logits[:, -3:]
         tolerance = ROUNDING.get(name, 1e-5)
         torch.testing.assert_close(found[i], usual, rtol=tolerance, atol=tolerance * usual.abs().max().item())
     # Nothing batched, nothing left out: the very same numbers.
     for i, logits in vlm.replays(run, sets, budget=1):
-        assert torch.equal(logits, trace.forward(vlm.anatomy, inputs, sets[i]).logits)
+        assert torch.equal(logits, recording.forward(vlm.anatomy, inputs, sets[i]).logits)
 
 
 # Types whose knockout in layers 1 and 2 is refused.

@@ -10,7 +10,7 @@ from test_conformance import FAMILIES, LAYERS, build
 from torch import nn
 
 from vlalign_utils import VLM
-from vlalign_utils.prefixes import Prefixes
+from vlalign_utils.tuning.prefix_cache import Prefixes
 
 pytestmark = pytest.mark.conformance
 START = LAYERS // 2

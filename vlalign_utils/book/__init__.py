@@ -1,1 +1,1 @@
-"""The Jupyter Book around the executed notebooks: `python -m vlalign_utils.book toc|build|serve`."""
+"""Results become pages: table of contents, generated pages, build, serve."""

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from vlalign_utils import registry
 from vlalign_utils.book import build as pages
 from vlalign_utils.book import toc as contents
 from vlalign_utils.book.serve import PORT, server
+from vlalign_utils.evidence.results import ResultsError
 from vlalign_utils.paths import ROOT, write_atomic
-from vlalign_utils.registry import RegistryError
-from vlalign_utils.results import ResultsError
+from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.registry import RegistryError
 
 app = typer.Typer(add_completion=False, help=__doc__)
 

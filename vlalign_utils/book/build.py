@@ -5,10 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vlalign_utils import pipeline, registry
-from vlalign_utils.book import card, claims_page, downloads, families, front, speed, suites, toc, verdicts
+from vlalign_utils.book import toc
+from vlalign_utils.book.pages import (
+    card,
+    claims_page,
+    downloads,
+    families,
+    front,
+    speed,
+    suites,
+    verdicts,
+)
 from vlalign_utils.paths import ROOT, write_atomic
-from vlalign_utils.registry import COMPARISON, Registry
+from vlalign_utils.pipeline import registry, staleness
+from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 
 class BookError(RuntimeError):
@@ -21,7 +31,7 @@ def check_complete(entries: Registry, root: Path = ROOT) -> None:
     chapters = [(arch.name, notebook) for arch in archs for notebook in arch.notebooks]
     problems = []
     for arch, notebook in [*chapters, (COMPARISON, entries.comparison)]:
-        results = pipeline.published(notebook, arch, root)
+        results = staleness.published(notebook, arch, root)
         if results is None or results.quick:
             why = "was executed at quick size" if results else "is missing, or its JSON is not of this run"
             page = f"{toc.chapter(arch, notebook)}.ipynb"

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from vlalign_utils.registry import COMPARISON, Registry
+from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 GENERATED = "_generated"  # folder of pages that the build writes from results
 PAGES = ("suites", "families", "benchmarks")

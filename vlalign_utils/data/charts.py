@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from vlalign_utils.data.language import Language, Question, question, word
 from vlalign_utils.data.render import SIDE, background, finish, paint
-from vlalign_utils.data.world import COLOURS, DIGITS, Split
+from vlalign_utils.data.scenes import COLOURS, DIGITS, Split
 
 HEIGHTS = DIGITS[1:7]
 LEAST, MOST = 2, 4  # bars

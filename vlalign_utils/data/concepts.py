@@ -15,9 +15,19 @@ from vlalign_utils.data.kinds import KINDS as PICTURES
 from vlalign_utils.data.language import LANGUAGES, PLACES, Language, attribute, refer, word
 from vlalign_utils.data.pairs import CONCEPTS as ATTRIBUTES
 from vlalign_utils.data.pairs import Pair
+from vlalign_utils.data.scenes import (
+    DIGITS,
+    KINDS,
+    MAX_THINGS,
+    OWNERS,
+    SIZES,
+    Scene,
+    Split,
+    Thing,
+    scenes,
+)
 from vlalign_utils.data.signs import WORDS, signs
-from vlalign_utils.data.world import DIGITS, KINDS, MAX_THINGS, OWNERS, SIZES, Scene, Split, Thing, scenes
-from vlalign_utils.stats import rng
+from vlalign_utils.evidence.intervals import rng
 
 COUNTS = DIGITS[1 : MAX_THINGS + 1]
 POOL = 8  # subjects drawn for each one wanted, and

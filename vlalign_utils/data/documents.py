@@ -28,8 +28,8 @@ from vlalign_utils.data.language import (
     caption,
     describe,
 )
+from vlalign_utils.data.scenes import Scene, lists
 from vlalign_utils.data.tokenizer import SPECIAL
-from vlalign_utils.data.world import Scene, lists
 
 IGNORE = -100  # label of positions without loss
 LOOKUPS = ("colour", "form", "size", "place")

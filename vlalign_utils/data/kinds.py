@@ -22,8 +22,8 @@ from vlalign_utils.data.language import (
     word,
 )
 from vlalign_utils.data.render import SIDE, digit_items, render, render_digit
+from vlalign_utils.data.scenes import COLOURS, COLUMNS, DIGITS, FORMS, ROWS, SIZES, Scene, Split, scenes
 from vlalign_utils.data.signs import WORDS, Sign, ask_sign, box, render_sign, sign_caption, signs
-from vlalign_utils.data.world import COLOURS, COLUMNS, DIGITS, FORMS, ROWS, SIZES, Scene, Split, scenes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vlalign_utils.data.world import (
+from vlalign_utils.data.scenes import (
     COLOURS,
     COLUMNS,
     DIGITS,

@@ -6,8 +6,18 @@ from PIL import Image
 
 from vlalign_utils.data.language import LANGUAGES, Language, caption
 from vlalign_utils.data.render import render
+from vlalign_utils.data.scenes import (
+    COLOURS,
+    COLUMNS,
+    FORMS,
+    MAX_THINGS,
+    ROWS,
+    SIZES,
+    Scene,
+    Split,
+    scenes,
+)
 from vlalign_utils.data.signs import Sign
-from vlalign_utils.data.world import COLOURS, COLUMNS, FORMS, MAX_THINGS, ROWS, SIZES, Scene, Split, scenes
 
 CONCEPTS = {
     "form": FORMS,
@@ -32,7 +42,7 @@ class Pair:
     labels: dict[str, int]
 
 
-def pairs(
+def caption_pairs(
     n: int, seed: int = 0, split: Split = "test", min_things: int = 1, max_things: int = MAX_THINGS
 ) -> list[Pair]:
     """`n` pairs whose captions differ in their letters; the same arguments always give the same pairs.

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
-from vlalign_utils.data.world import COLUMNS, DIGITS, ROWS, Scene, Split, Thing
+from vlalign_utils.data.scenes import COLUMNS, DIGITS, ROWS, Scene, Split, Thing
 
 SIDE = 48  # pixels
 CELL = SIDE // 2

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlalign_utils.data.language import ITALIAN, Language, Question, question, word
 from vlalign_utils.data.render import SIDE, background, finish, paint
-from vlalign_utils.data.world import COLOURS, SHAPES, Split
+from vlalign_utils.data.scenes import COLOURS, SHAPES, Split
 
 LONGEST = 6  # letters that fit
 SIZE = 14  # of the letters, in pixels

@@ -1,1 +1,1 @@
-"""The zoo: small vision-language models trained from scratch by the recipes in zoo/recipes."""
+"""Recipes become embedded checkpoints: small vision-language models trained from scratch."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vlalign_utils.suites import SUITES
+from vlalign_utils.data.suites import SUITES
 
 TEXT = 0.9
 SEEING = 0.6  # each vision-centric suite

@@ -15,16 +15,17 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from vlalign_utils import stats, tasks
-from vlalign_utils.composed import ComposedProcessor
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.render import digit_items
-from vlalign_utils.loading import load_vlm
-from vlalign_utils.loop import History
+from vlalign_utils.evidence import intervals
+from vlalign_utils.evidence.results import tidy_json
+from vlalign_utils.inference import scoring
+from vlalign_utils.loading.composed_processor import ComposedProcessor
+from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
-from vlalign_utils.results import tidy_json
+from vlalign_utils.tuning.train_loop import History
+from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.recipe import STAGES, Recipe, Schedule, read_recipe
-from vlalign_utils.zoo.shell import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.stages import train_stage
 
 ITEMS = 400  # per suite and stage, in the record: no handwriting is shown twice
@@ -101,14 +102,14 @@ def evaluate(folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:
     """Accuracy per suite on held-out items, with its 95 % interval and chance."""
     vlm = load_vlm(folder, device=device.type)
     found = {}
-    for name in tasks.SUITES:
-        items = tasks.load(name, ITEMS, seed=EVALUATION_SEED)
-        scores = tasks.evaluate(vlm, items)
-        value, low, high, n = stats.mean_score(scores.correct)
+    for name in scoring.SUITES:
+        items = scoring.load(name, ITEMS, seed=EVALUATION_SEED)
+        scores = scoring.evaluate(vlm, items)
+        value, low, high, n = intervals.mean_score(scores.correct)
         numbers = {"value": value, "low": low, "high": high}
         numbers["chance"] = float(np.mean([item.chance for item in items]))
         found[name] = {k: round(x, 4) for k, x in numbers.items()}
-        found[name] |= {"n": n, "informative": tasks.informative(scores, items)}
+        found[name] |= {"n": n, "informative": scoring.informative(scores, items)}
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlalign_utils.loop import Schedule
-from vlalign_utils.zoo.shell import Shell
+from vlalign_utils.tuning.train_loop import Schedule
+from vlalign_utils.zoo.architecture import Shell
 
 STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
 

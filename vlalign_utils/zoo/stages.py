@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlalign_utils.loop import History, Schedule, fit
-from vlalign_utils.zoo.chats import Chatting, Writer, picture_rows, text_rows
+from vlalign_utils.tuning.train_loop import History, Schedule, fit
+from vlalign_utils.zoo.architecture import bridge, connector, vision_tower
+from vlalign_utils.zoo.chat_data import Chatting, Writer, picture_rows, text_rows
 from vlalign_utils.zoo.recipe import Recipe
-from vlalign_utils.zoo.shell import bridge, connector, vision_tower
-from vlalign_utils.zoo.vision import RegionNaming, grid_side, naming_batches
+from vlalign_utils.zoo.vision_stage import RegionNaming, grid_side, naming_batches
 
 MUON = 2.0  # times the schedule's rate, in AdamW's units
 PREVIOUS = (1, 2)  # tokens back that a head each looks, in as many layers, at first: a word is two tokens

@@ -1,0 +1,443 @@
+"""The book: generated contents and pages, complete results only, and a clean build of a small book."""
+
+import json
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import nbformat
+import pandas as pd
+import pytest
+from docutils.utils.math import MathError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from vlalign_utils.book import serve, toc
+from vlalign_utils.book.build import BookError, build, check_complete, check_toc
+from vlalign_utils.book.pages import card, claims_page, downloads, front, suites, verdicts
+from vlalign_utils.book.pages.markdown import interval, number, table, text
+from vlalign_utils.book.pages.mathml import to_mathml
+from vlalign_utils.evidence import claim_rules, claims
+from vlalign_utils.evidence.intervals import Interval
+from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
+from vlalign_utils.inference import scoring
+from vlalign_utils.paths import ROOT
+from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.normalise import digest, normalise
+from vlalign_utils.pipeline.registry import COMPARISON
+
+REGISTRY = """
+notebooks: [03_geometry]
+comparison: 90_comparison
+architectures:
+  tiny: {title: "Tiny <b>* one", description: "A model, $5.", model: zoo/tiny, stages: [base, tuned]}
+  hub: {title: Hub, description: From a hub., model: someone/else, revision: abc, stages: [tuned]}
+"""
+SCORE = {"value": 0.9, "low": 0.88, "high": 0.92, "n": 800, "chance": 0.125, "informative": True}
+STAGE = {"steps": 10, "examples": 1200, "batch_size": 120, "seconds": 90, "parameters_trained": 1234567}
+RECORD = {
+    "chain": "tiny",
+    "seed": 0,
+    "versions": {"torch": "2.13.0"},
+    "device": "1 x CPU, 1 threads",
+    "data": {"pictures_of_scenes": 24000},
+    "stages": {"base": {**STAGE, "curve": [[5, 1.0], [10, 0.5]]}},
+    "evaluation": {"base": {"digits": SCORE, "text": {**SCORE, "value": 0.8, "low": 0.78}}},
+}
+LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//')
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+INSIDE, OUTSIDE, ACROSS = (Interval(value, value - 0.01, value + 0.01, 400) for value in (0.3, -0.3, 0.0))
+JUDGED = {  # by the chapter on geometry, of the first architecture
+    "entry": dict(zip(claim_rules.claim("entry").conditions, (INSIDE, INSIDE), strict=True)),
+    "strengthen": dict(
+        zip(claim_rules.claim("strengthen").conditions, (INSIDE, OUTSIDE, INSIDE), strict=True)
+    ),
+}
+
+
+def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
+    """An executed notebook with a formula, pictures and a table, and its results, as a run leaves them."""
+    figure = nbformat.v4.new_output("display_data", {"image/png": PICTURE})
+    html = nbformat.v4.new_output("display_data", {"text/html": "<table><tr><th>a</th></tr></table>"})
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# On {arch}\n\nOverlap {{cite}}`doimo2020nucleation`:\n\n$$x_i^2$$"),
+        nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
+        *(nbformat.v4.new_markdown_cell(f"## {claim_rules.claim(name).heading}") for name in JUDGED),
+        nbformat.v4.new_markdown_cell("## Curves"),
+        nbformat.v4.new_code_cell("1", outputs=[figure, html]),
+        nbformat.v4.new_code_cell("2", outputs=[figure], metadata={"mystnb": {"image": {"alt": "Overlap."}}}),
+        nbformat.v4.new_markdown_cell("N = 4."),
+    ]
+    executed = normalise(nbformat.v4.new_notebook(cells=cells), {})
+    page = root / "book" / "results" / arch / f"{notebook}.ipynb"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(executed, page)
+    value = Estimate(value=-0.25, low=-0.3, high=-0.2, n=400)
+    columns = ["curve", "depth", "value", "low", "high"]
+    results = Results(
+        notebook=notebook,
+        arch=arch,
+        notebook_digest=digest(executed),
+        quick=quick,
+        values={"a_b": value},
+        claims={name: claims.judge(claim_rules.claim(name), found) for name, found in JUDGED.items()}
+        if arch == "tiny"
+        else {},
+        tables={
+            "entry": Table(
+                columns=columns, rows=[["tuned", 0.0, 0.1, 0.0, 0.2], ["tuned", 1.0, 0.3, 0.2, 0.4]]
+            )
+        },
+    )
+    page.with_suffix(".json").write_text(results.dumps())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small repository: the real prose and settings, two architectures, complete results."""
+    root = tmp_path_factory.mktemp("book")
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("results"))
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "architectures.yml").write_text(REGISTRY)
+    entries = registry.load(root)
+    (root / "_toc.yml").write_text(toc.render(entries))
+    for arch in entries.architectures:
+        publish(root, arch, "03_geometry")
+    publish(root, COMPARISON, "90_comparison")
+    (root / "zoo" / "tiny").mkdir(parents=True)
+    (root / "zoo" / "tiny" / "record.json").write_text(json.dumps(RECORD))
+    return root
+
+
+@pytest.fixture
+def root(source: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("_build"))
+
+
+@pytest.fixture(scope="module")
+def pages(source: Path) -> Iterator[Path]:
+    yield build(source)
+    shutil.rmtree(source / "_build")
+
+
+def read(pages: Path, name: str) -> str:
+    return (pages / name).read_text()
+
+
+class TestToc:
+    def test_committed_equals_generated(self) -> None:
+        assert (ROOT / "_toc.yml").read_text() == toc.render(registry.load())
+
+    def test_one_part_per_architecture(self, source: Path) -> None:
+        shown = toc.render(registry.load(source))
+        part = "caption: Hub\n  chapters:\n  - file: _generated/hub\n  - file: book/results/hub/03_geometry"
+        assert part in shown
+        assert "book/results/comparison/90_comparison" in shown
+
+    def test_a_stale_one_stops_the_build(self, root: Path) -> None:
+        (root / "_toc.yml").write_text("format: jb-book\n")
+        with pytest.raises(BookError, match=r"vlalign_utils\.book toc"):
+            check_toc(registry.load(root), root)
+
+
+class TestComplete:
+    def test_passes(self, root: Path) -> None:
+        check_complete(registry.load(root), root)
+
+    @pytest.mark.parametrize("suffix", [".ipynb", ".json"])
+    def test_names_what_is_missing_and_the_command(self, root: Path, suffix: str) -> None:
+        (root / "book" / "results" / "hub" / f"03_geometry{suffix}").unlink()
+        with pytest.raises(
+            BookError, match=r"hub/03_geometry.ipynb is missing.*make run ARCH=hub NB=03_geometry"
+        ):
+            check_complete(registry.load(root), root)
+
+    def test_refuses_a_notebook_that_its_results_do_not_describe(self, root: Path) -> None:
+        page = root / "book" / "results" / COMPARISON / "90_comparison.ipynb"
+        page.write_text(page.read_text().replace("N = 4", "N = 5"))
+        with pytest.raises(BookError, match="make run ARCH=comparison NB=90_comparison"):
+            check_complete(registry.load(root), root)
+
+    def test_refuses_a_quick_run(self, root: Path) -> None:
+        publish(root, "tiny", "03_geometry", quick=True)
+        with pytest.raises(BookError, match="quick size"):
+            check_complete(registry.load(root), root)
+
+
+class TestMarkdown:
+    @settings(deadline=None)
+    @given(st.text(st.characters(min_codepoint=32, max_codepoint=0x24F)))
+    def test_text_is_only_text(self, raw: str) -> None:
+        shown = MarkdownIt("gfm-like", {"linkify": False}).render(f"x {text(raw)} x")
+        plain = re.sub("<[^>]*>", "", shown)
+        for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+            plain = plain.replace(entity, character)
+        assert plain.split() == f"x {raw} x".split()
+        assert re.findall("<[^>]*>", shown) == ["<p>", "</p>"]
+
+    def test_numbers(self) -> None:
+        assert number(1234567) == "1\u202f234\u202f567"
+        assert number(-0.5) == "−0.5"
+        estimate = Estimate(value=-0.25, low=-0.3, high=-0.2, n=4)
+        assert interval(estimate) == "−0.25\xa0\\[−0.30,\xa0−0.20\\]"
+
+    def test_table(self) -> None:
+        assert table(["a", "b"], "lr", [["1", "2"]]) == "| a | b |\n| :--- | ---: |\n| 1 | 2 |\n"
+
+
+class TestFormulas:
+    @pytest.mark.parametrize(
+        "latex",
+        [
+            r"\frac{1}{N}\sum_{i=1}^{N} \frac{|\mathcal{N}_k(x_i) \cap \mathcal{N}_k(y_i)|}{k}",
+            r"\Delta(A \to B) = \frac{2}{N}\,\mathbb{E}\left[ r^B \mid r^A = 1 \right]",
+            r"\hat{p} \pm 1.96\sqrt{\hat p(1-\hat p)/n}",
+            r"a &= b \\ c &= d",
+            r"\arg\max_\ell \operatorname{acc}_\ell, \quad \ell \in [a, b)",
+        ],
+    )
+    def test_become_mathml(self, latex: str) -> None:
+        shown = to_mathml(latex, block=True)
+        assert shown.startswith("<math")
+        assert 'display="block"' in shown
+
+    def test_unknown_command(self) -> None:
+        with pytest.raises(MathError, match="nosuch"):
+            to_mathml(r"\nosuch{x}", block=False)
+
+
+class TestSuites:
+    def test_every_suite_has_items_with_pictures_and_every_chain_its_scores(
+        self, source: Path, tmp_path: Path
+    ) -> None:
+        suites.write(tmp_path, source)
+        page = (tmp_path / "suites.md").read_text()
+        for name in scoring.SUITES:
+            assert f"(suite-{name})=" in page
+            assert (tmp_path / f"suite-{name}.png").is_file() == (name != "text")
+        assert "| digits | 800 | 0.12 | 0.90\xa0\\[0.88,\xa00.92\\] |" in page
+        assert "| tiny | 1.5 | 1 x CPU, 1 threads |" in page
+
+    def test_a_suite_at_chance_is_marked(self, source: Path, tmp_path: Path) -> None:
+        record = json.loads(json.dumps(RECORD))
+        record["evaluation"]["base"]["digits"]["informative"] = False
+        (tmp_path / "zoo" / "tiny").mkdir(parents=True)
+        (tmp_path / "zoo" / "tiny" / "record.json").write_text(json.dumps(record))
+        suites.write(tmp_path, tmp_path)
+        assert "0.92\\] (at chance) |" in (tmp_path / "suites.md").read_text()
+
+
+class TestCard:
+    def test_numbers_come_from_the_record(self, source: Path, tmp_path: Path) -> None:
+        card.write(registry.load(source).architecture("tiny"), tmp_path, source)
+        page = (tmp_path / "tiny.md").read_text()
+        assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.60 | yes |" in page
+        assert "| 0.90 | **no** |" in page
+        assert "1\u202f234\u202f567" in page
+        assert "# Tiny &lt;b&gt;\\* one: model card" in page
+        assert (tmp_path / "tiny-training.svg").is_file()
+
+    def test_a_model_from_elsewhere_has_no_record(self, source: Path, tmp_path: Path) -> None:
+        card.write(registry.load(source).architecture("hub"), tmp_path, source)
+        assert "not trained by this project" in (tmp_path / "hub.md").read_text()
+
+    def test_a_malformed_record_names_the_field(self, tmp_path: Path) -> None:
+        path = tmp_path / "record.json"
+        path.write_text(json.dumps({**RECORD, "seed": "zero"}))
+        with pytest.raises(ResultsError, match=r"record.json.*seed"):
+            card.read_record(path)
+
+
+def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
+    front.write(registry.load(source), tmp_path, source)
+    assert "hub: highest, 0.30, at depth 1.00" in (tmp_path / "picture.md").read_text()
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| a\\_b | −0.25\xa0\\[−0.30,\xa0−0.20\\] |  | 400 |" in summary
+    assert "[](/book/results/hub/03_geometry.ipynb)" in summary
+
+
+class TestVerdicts:
+    def test_every_cell_is_a_word_and_what_decided_it(self, source: Path, tmp_path: Path) -> None:
+        verdicts.write(registry.load(source), tmp_path, source)
+        shown = (tmp_path / "verdicts.md").read_text()
+        assert "Of 18 cells: 1 supported, 1 contradicted, 0 undecided, 16 not run." in shown
+        entry, strengthen = (
+            row for row in shown.splitlines() if "#claim-entry" in row or "-strengthen" in row
+        )
+        chapter = "/book/results/tiny/03_geometry.ipynb"
+        word = f"[[supported]({chapter}#where-pictures-enter)]{{.verdict .supported}}"
+        match = "depth that entering images match best"
+        assert f"| {word} {match}: 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
+        width = "plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\]"
+        assert f"]{{.verdict .contradicted}} {width} | [not run]" in strengthen
+        table = pd.read_csv(tmp_path / "data" / "claims.csv").set_index(["claim", "architecture"])
+        assert len(table) == 18
+        assert table.loc[("strengthen", "tiny"), "verdict"] == "contradicted"
+        assert table.loc[("strengthen", "tiny"), "decided_by"] == "plateau width, tuned minus aligned"
+        assert table.loc[("strengthen", "tiny"), ["value", "low", "high", "n"]].tolist() == [
+            -0.3,
+            -0.31,
+            -0.29,
+            400,
+        ]
+        assert table.loc[("strengthen", "hub"), "verdict"] == "not run"
+
+    def test_too_few_seeds_and_what_could_not_be_measured_are_said(self, root: Path, tmp_path: Path) -> None:
+        (root / "architectures.yml").write_text(REGISTRY.replace("[03_geometry]", "[03_geometry, 05_tuning]"))
+        publish(root, "tiny", "05_tuning")
+        publish(root, "hub", "05_tuning")
+        path = root / "book" / "results" / "tiny" / "05_tuning.json"
+        results = Results.model_validate_json(path.read_text())
+        frozen = claim_rules.claim("frozen-core")
+        results.claims.update(
+            {"frozen-core": claims.judge(frozen, dict.fromkeys(frozen.conditions, INSIDE), 1)}
+        )
+        path.write_text(results.dumps())
+        verdicts.write(registry.load(root), tmp_path, root)
+        assert "]{.verdict .undecided} too few seeds \\(1 of 3\\) |" in (tmp_path / "verdicts.md").read_text()
+        tuning = claim_rules.claim("band-tuning")
+        unmeasured = {**dict.fromkeys(tuning.conditions, INSIDE), "score, full minus aligned": None}
+        results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 3)})
+        path.write_text(results.dumps())
+        verdicts.write(registry.load(root), tmp_path / "again", root)
+        shown = (tmp_path / "again" / "verdicts.md").read_text()
+        assert "]{.verdict .undecided} score, full minus aligned: not measurable |" in shown
+
+    def test_without_any_verdict_all_are_not_run(self, root: Path, tmp_path: Path) -> None:
+        for path in (root / "book" / "results").rglob("*.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "claims": {}}))
+        verdicts.write(registry.load(root), tmp_path, root)
+        claims_page.write(registry.load(root), tmp_path, root)
+        shown = (tmp_path / "verdicts.md").read_text()
+        assert "0 supported, 0 contradicted, 0 undecided, 18 not run." in shown
+        assert shown.count("[not run]") == 18
+        assert (tmp_path / "data" / "claims-conditions.csv").read_text().count("\n") == 1
+
+    def test_a_verdict_by_another_rule_is_refused(self, root: Path, tmp_path: Path) -> None:
+        path = root / "book" / "claims.yml"
+        path.write_text(path.read_text().replace("above: 0.15", "above: 0.35"))
+        claim_rules.load.cache_clear()
+        with pytest.raises(
+            ResultsError, match=r"'entry' was judged by another .*; run: make run ARCH=tiny NB=03_"
+        ):
+            verdicts.write(registry.load(root), tmp_path, root)
+
+    def test_the_page_gives_each_claim_in_full(self, source: Path, tmp_path: Path) -> None:
+        claims_page.write(registry.load(source), tmp_path, source)
+        page = (tmp_path / "claims.md").read_text()
+        for name, claim in claim_rules.load().items():
+            assert f"(claim-{name})=" in page
+            assert claim.formula in page
+            assert all(
+                text(part) in page for part in (claim.says, claim.statistic, claim.against, *claim.conditions)
+            )
+        assert "99.44 %: 95 % corrected for 9 claims" in page
+        assert "| **−0.300 \\[−0.310,\xa0−0.290\\], outside, N\xa0=\xa0400** |" in page
+        assert "guard: plateau height minus shuffled pairs, tuned; *above 0* | 0.300" in page
+        assert "Hub\\: the chapter 03\\_geometry gives no verdict." in page
+        assert "Hub\\: the chapter 05\\_tuning does not run on this model." in page
+        table = pd.read_csv(tmp_path / "data" / "claims-conditions.csv")
+        assert table.lies.tolist() == ["inside"] * 3 + ["outside", "inside"]
+
+
+class TestDownloads:
+    def test_every_table_is_a_file(self, source: Path, tmp_path: Path) -> None:
+        downloads.write(registry.load(source), tmp_path, source)
+        page = (tmp_path / "data.md").read_text()
+        for arch in ("tiny", "hub"):
+            assert f"{{download}}`entry </_generated/data/{arch}-03_geometry-entry.csv>`" in page
+        table = pd.read_csv(tmp_path / "data" / "tiny-03_geometry-entry.csv")
+        assert table.columns.tolist() == ["curve", "depth", "value", "low", "high"]
+        assert table.value.tolist() == [0.1, 0.3]
+        values = pd.read_csv(tmp_path / "data" / "comparison-90_comparison-values.csv")
+        assert values.drop(columns="chance").values.tolist() == [["a_b", -0.25, -0.3, -0.2, 400]]
+
+    def test_two_tables_are_never_one_file(self, tmp_path: Path) -> None:
+        link = downloads.save(pd.DataFrame({"a": [1]}), tmp_path, "loss, all", "loss | <all>")
+        assert link == "{download}`loss  all </_generated/data/loss-all.csv>`"
+        with pytest.raises(
+            ResultsError, match=r"two tables would be written to loss-all\.csv; rename 'loss all'"
+        ):
+            downloads.save(pd.DataFrame({"a": [2]}), tmp_path, "loss all", "loss all")
+
+
+@pytest.mark.xdist_group("build")  # the pages are built once, in one process
+class TestBuild:
+    def test_every_page_is_there(self, pages: Path) -> None:
+        names = [
+            "book/index",
+            "_generated/tiny",
+            "book/results/tiny/03_geometry",
+            "book/bibliography",
+            "search",
+        ]
+        assert all((pages / f"{name}.html").is_file() for name in names)
+        assert 'href="book/index.html"' in read(pages, "index.html")
+
+    def test_the_readme_shows_the_picture_of_the_front_page(self, source: Path, pages: Path) -> None:
+        assert "(book/results/depth.svg)" in (ROOT / "README.md").read_text()
+        shown = (source / "book" / "results" / "depth.svg").read_bytes()
+        assert shown in {path.read_bytes() for path in (pages / "_images").glob("depth*.svg")}
+
+    def test_verdicts_lead_to_their_figures_and_tables_can_be_downloaded(self, pages: Path) -> None:
+        page = read(pages, "book/index.html")
+        cell = re.search(r'<span class="verdict supported"><a [^>]*href="([^"#]+)#([^"]+)"', page)
+        assert cell is not None
+        assert f'id="{cell[2]}"' in (pages / "book" / cell[1]).read_text()
+        assert '<span class="verdict contradicted">' in page
+        found = re.search(r'<a class="reference download internal"[^>]*href="([^"]+/claims.csv)"', page)
+        assert found is not None
+        assert (pages / "book" / found[1]).read_text().startswith("claim,architecture,verdict,")
+
+    def test_formulas_are_mathml(self, pages: Path) -> None:
+        page = read(pages, "book/results/tiny/03_geometry.html")
+        assert "<msubsup>" in page
+        assert "mathjax" not in page.lower()
+
+    def test_figures_have_text(self, pages: Path) -> None:
+        page = read(pages, "book/results/tiny/03_geometry.html")
+        alternatives = re.findall(r'<img alt="([^"]*)"', page)
+        assert alternatives == ["Figure: Curves", "Overlap."]
+
+    def test_code_is_folded_but_for_the_parameters(self, pages: Path) -> None:
+        assert read(pages, "book/results/tiny/03_geometry.html").count("<summary") == 2  # of three code cells
+
+    def test_nothing_is_loaded_from_elsewhere(self, pages: Path) -> None:
+        for page in pages.rglob("*.html"):
+            assert not LOADED_FROM_ELSEWHERE.search(page.read_text()), page
+
+    def test_names_are_escaped(self, pages: Path) -> None:
+        assert "Tiny &lt;b&gt;* one" in read(pages, "_generated/tiny.html")
+
+    def test_a_warning_is_an_error_and_leaves_no_book(
+        self, root: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (root / "_build" / "html").mkdir(parents=True)
+        (root / "book" / "glossary.md").write_text("# Glossary\n\n[](nowhere.md) and $\\nosuch$\n")
+        with pytest.raises(BookError, match="above"):
+            build(root)
+        warnings = capfd.readouterr().err
+        assert "nowhere.md" in warnings
+        assert "nosuch" in warnings
+        assert not (root / "_build").exists()
+
+
+class TestServe:
+    def test_needs_a_book(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="make book"):
+            serve.server(tmp_path)
+
+    def test_loopback_and_the_next_free_port(self, tmp_path: Path) -> None:
+        (tmp_path / "index.html").write_text("the book")
+        with serve.server(tmp_path) as first, serve.server(tmp_path, first.server_port) as second:
+            assert first.server_address[0] == "127.0.0.1"
+            assert second.server_port > first.server_port
+            Thread(target=second.handle_request, daemon=True).start()
+            with urllib.request.urlopen(f"http://127.0.0.1:{second.server_port}/") as answer:
+                assert answer.read() == b"the book"

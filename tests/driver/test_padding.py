@@ -1,0 +1,21 @@
+import torch
+
+from vlalign_utils.driver.padding import attended_tokens
+
+
+def test_the_mask_of_the_tokens_the_decoder_reads() -> None:
+    ids, mask = torch.ones(1, 3, dtype=torch.long), torch.tensor([[0, 1, 1]])
+    given = {"input_ids": ids, "attention_mask": mask}
+    assert attended_tokens(given, (1, 3), None).tolist() == [[False, True, True]]
+    # An encoder-decoder's mask is over what its encoder reads.
+    assert attended_tokens({**given, "decoder_input_ids": ids}, (1, 3), None).all()
+    own = {**given, "decoder_input_ids": ids, "decoder_attention_mask": mask.flip(1)}
+    assert attended_tokens(own, (1, 3), None).tolist() == [[True, True, False]]
+
+
+def test_image_features_that_a_model_inserts_are_no_padding() -> None:
+    given = {"input_ids": torch.ones(1, 2, dtype=torch.long), "attention_mask": torch.tensor([[0, 1]])}
+    image = torch.tensor([[True, True, False, False]])
+    assert attended_tokens(given, (1, 4), image).tolist() == [[True, True, False, True]]
+    assert attended_tokens(given, (1, 4), None).all()
+    assert attended_tokens({"input_ids": given["input_ids"]}, (1, 2), None).all()

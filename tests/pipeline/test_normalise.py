@@ -1,0 +1,63 @@
+import nbformat
+import pytest
+
+from vlalign_utils.pipeline.normalise import WIDGET, PageError, check_size, digest, normalise
+
+V4 = nbformat.v4
+PATHS = {"/a/run-x/": "", "/a": "."}
+
+
+def executed(*outputs, source="x", tags=()):
+    cell = V4.new_code_cell(source, execution_count=7, outputs=list(outputs), metadata={"tags": list(tags)})
+    cell.metadata["papermill"] = {"duration": 1.2}
+    notebook = V4.new_notebook(cells=[V4.new_markdown_cell("# T"), cell])
+    notebook.metadata["papermill"] = {"input_path": "/a/n.ipynb"}
+    return notebook
+
+
+def stream(text, name="stdout"):
+    return V4.new_output("stream", name=name, text=text)
+
+
+def test_what_differs_between_reruns_is_gone():
+    result = V4.new_output("execute_result", {"text/plain": "3"}, execution_count=7)
+    widget = V4.new_output("display_data", {WIDGET: {"model_id": "abc"}, "text/plain": "0%|  |"})
+    notebook = normalise(executed(stream("noise", "stderr"), widget, result), PATHS)
+    cell = notebook.cells[1]
+    assert [output.output_type for output in cell.outputs] == ["execute_result"]
+    assert (cell.execution_count, cell.outputs[0].execution_count) == (1, 1)
+    assert ([c.id for c in notebook.cells], dict(cell.metadata)) == (["cell-00", "cell-01"], {"tags": []})
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    nbformat.validate(notebook)
+
+
+def test_streams_read_as_on_a_screen():
+    pieces = [stream("10%\r50%"), stream("hidden", "stderr"), stream("\r100%\nsaved /a/run-x/o.txt in /a\n")]
+    outputs = normalise(executed(*pieces), PATHS).cells[1].outputs
+    assert [output.text for output in outputs] == ["100%\nsaved o.txt in .\n"]
+
+
+def test_the_run_s_own_folder_leaves_the_injected_cell():
+    folder = 'out_dir = "/a/run-x"'
+    both = executed(source=f"# Parameters\nseed = 1\n{folder}", tags=["injected-parameters"])
+    assert normalise(both, PATHS).cells[1].source == "# Parameters\nseed = 1"
+    alone = executed(source=f"# Parameters\n{folder}", tags=["injected-parameters"])
+    assert len(normalise(alone, PATHS).cells) == 1
+
+
+def test_digest_ignores_outputs_of_timing_cells_only():
+    def of(text, tags):
+        return digest(normalise(executed(stream(text), tags=tags), PATHS))
+
+    assert of("1.0 s", ["timing"]) == of("1.1 s", ["timing"])
+    assert of("0.93", []) != of("0.94", [])
+
+
+def test_a_page_too_heavy_names_its_largest_output():
+    notebook = executed(
+        V4.new_output("display_data", {"image/png": "A" * 500_000, "text/plain": "F"}), stream("x")
+    )
+    with pytest.raises(
+        PageError, match=r"04_causal weighs 50\d kB .* 400 kB .* 500 kB in cell 2 \(image/png\)"
+    ):
+        check_size(notebook, nbformat.writes(notebook), "04_causal")

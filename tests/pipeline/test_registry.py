@@ -1,0 +1,76 @@
+import pytest
+import yaml
+
+from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.registry import RegistryError
+
+ENTRY = {"title": "T", "description": "D", "model": "zoo/t"}
+GOOD = {"notebooks": ["01_a", "02_b"], "comparison": "90_c", "architectures": {"one": ENTRY, "two": ENTRY}}
+
+
+def write(root, data):
+    (root / "architectures.yml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return root
+
+
+def test_the_project_s_own_registry_is_valid():
+    entries = registry.load()
+    assert entries.select()[0].name == "llava"
+    assert entries.architecture("llava").stages == ["base", "aligned", "tuned"]
+
+
+def test_notebooks_default_to_all_and_selection_keeps_order(tmp_path):
+    entries = registry.load(write(tmp_path, GOOD))
+    assert entries.architecture("two").notebooks == ["01_a", "02_b"]
+    assert [entry.name for entry in entries.select()] == ["one"]
+    assert [entry.name for entry in entries.select("all")] == ["one", "two"]
+    assert [entry.name for entry in entries.select("two, one,two")] == ["two", "one"]
+    with pytest.raises(RegistryError, match=r"no architecture 'tow' .* did you mean 'two'"):
+        entries.select("tow")
+
+
+def test_an_entry_may_repeat_another_from_a_new_seed(tmp_path):
+    again = {**GOOD, "architectures": {"one": ENTRY, "one-1": {**ENTRY, "repeats": "one"}, "two": ENTRY}}
+    assert registry.load(write(tmp_path, again)).originals() == ["one", "two"]
+    for wrong in ("three", "two"):  # one there is not; one that is a repetition itself
+        again["architectures"]["two"] = {**ENTRY, "repeats": wrong}
+        with pytest.raises(RegistryError, match=f"'two' repeats '{wrong}', which is no entry of its own"):
+            registry.load(write(tmp_path, again))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"model": 3}, r"architectures\.one\.model: Input should be a valid string"),
+        ({"titel": "x"}, r"architectures\.one\.titel: Extra inputs"),
+        ({"parameters": {"09_x": {}}}, r"architectures\.one: .*'09_x', which is not among its notebooks"),
+        ({"notebooks": ["x"]}, r"architectures\.one\.notebooks\.0"),
+    ],
+)
+def test_errors_name_the_entry_and_the_field(tmp_path, entry, message):
+    data = {**GOOD, "architectures": {"one": {**ENTRY, **entry}}}
+    with pytest.raises(RegistryError, match=message):
+        registry.load(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "must be a mapping"),
+        ({"architectures": {"one": None}}, "the entry 'one' must be a mapping"),
+        ({**GOOD, "architectures": {"comparison": ENTRY}}, r"architectures\.comparison: .*choose another"),
+        ({**GOOD, "architectures": {"Bad Name": ENTRY}}, r"architectures\.Bad Name\.name"),
+        ({"architectures": {"one": ENTRY}}, "comparison: Field required|notebooks: Field required"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path, data, message):
+    with pytest.raises(RegistryError, match=message):
+        registry.load(write(tmp_path, data))
+
+
+def test_a_missing_or_broken_file_is_explained(tmp_path):
+    with pytest.raises(RegistryError, match="does not exist"):
+        registry.load(tmp_path)
+    (tmp_path / "architectures.yml").write_text("a: [")
+    with pytest.raises(RegistryError, match="is not YAML"):
+        registry.load(tmp_path)

@@ -1,0 +1,155 @@
+"""Model cards: one generated page per architecture. Every number comes from the chain's record.json."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlalign_utils.book.pages.markdown import interval, number, table, text
+from vlalign_utils.evidence import plots
+from vlalign_utils.evidence.results import ResultsError
+from vlalign_utils.paths import write_atomic
+from vlalign_utils.pipeline.registry import Architecture
+from vlalign_utils.zoo.bars import MEAN, VISION_CENTRIC, bar, mean_of_seeing
+
+YES_NO = {True: "yes", False: "**no**"}
+TRAINS = {
+    "vision": "vision tower, by naming what parts of pictures show",
+    "base": "language model, on text alone",
+    "aligned": "connector (and layers that only pictures use), on captions of pictures",
+    "tuned": "connector and language model, on questions about pictures",
+}
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Score(_Lenient):
+    """Accuracy of one stage on one suite."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float
+    informative: bool
+
+
+class Stage(_Lenient):
+    """How one stage was trained; `curve` holds (step, mean loss)."""
+
+    steps: int
+    examples: int
+    batch_size: int
+    seconds: float
+    parameters_trained: int
+    curve: list[tuple[int, float]]
+
+
+class Record(_Lenient):
+    """What training wrote beside the checkpoints."""
+
+    chain: str
+    seed: int
+    versions: dict[str, str]
+    device: str
+    stages: dict[str, Stage]
+    evaluation: dict[str, dict[str, Score]]
+    data: dict[str, Any]
+
+
+def read_record(path: Path) -> Record | None:
+    """The record, or None for a model that was not trained here. Raises ResultsError naming the field."""
+    if not path.is_file():
+        return None
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ResultsError(f"{path} is not a valid training record: {field}: {first['msg']}") from None
+
+
+def write(arch: Architecture, folder: Path, root: Path) -> None:
+    """Write `<arch>.md` and its figure into `folder`."""
+    record = read_record(root / arch.model / "record.json")
+    lines = [f"# {text(arch.title)}: model card", text(arch.description), f"Loaded from {text(arch.model)}."]
+    if record is None:
+        lines.append("This model was not trained by this project; its training is not on record here.")
+    else:
+        curves(record, folder / f"{arch.name}-training.svg")
+        lines += _scores(record) + _training(arch, record)
+    write_atomic(folder / f"{arch.name}.md", "\n\n".join(lines) + "\n")
+
+
+def _scores(record: Record) -> list[str]:
+    stages = list(record.evaluation)
+    suites = record.evaluation[stages[-1]]
+    rows = []
+    for name, last in suites.items():
+        scores = [interval(record.evaluation[stage][name]) for stage in stages]
+        wanted = bar(name)
+        reached = last.informative if wanted is None else last.value >= wanted
+        shown = "chance" if wanted is None else f"{wanted:.2f}"
+        rows.append([text(name), *scores, number(last.n), f"{last.chance:.2f}", shown, YES_NO[reached]])
+    if set(VISION_CENTRIC) <= set(suites):
+        means = [
+            mean_of_seeing({name: score.value for name, score in record.evaluation[stage].items()})
+            for stage in stages
+        ]
+        cells = [f"{mean:.2f}" for mean in means]
+        rows.append(["vision-centric, mean", *cells, "", "", f"{MEAN:.2f}", YES_NO[means[-1] >= MEAN]])
+    return [
+        "## What it answers",
+        "Score on held-out items of each [suite](suites.md), with a 95 % interval. The bar is what the last "
+        "stage should reach; where it is chance, the score has to be clearly above it.",
+        table(["suite", *stages, "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),
+    ]
+
+
+def _training(arch: Architecture, record: Record) -> list[str]:
+    trained = [
+        [
+            text(name),
+            text(TRAINS.get(name, "")),
+            *(number(n) for n in (stage.steps, stage.examples, stage.batch_size, stage.parameters_trained)),
+            number(round(stage.seconds / 60, 1)),
+        ]
+        for name, stage in record.stages.items()
+    ]
+    columns = ["stage", "what learns", "steps", "examples", "batch", "parameters", "minutes"]
+    data = [[text(name.replace("_", " ")), number(size)] for name, size in record.data.items()]
+    names = ", ".join(record.stages)
+    return [
+        "## How it was trained",
+        f"From scratch, with seed {record.seed}, one stage after the other, by "
+        f"`make zoo CHAIN={Path(arch.model).name}`, on {text(record.device)}.",
+        table(columns, "llrrrrr", trained),
+        f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; "
+        "every curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::",
+        "## Data sizes",
+        table(["what", "number"], "lr", data),
+        "## Versions",
+        table(["package", "version"], "ll", [[text(name), text(v)] for name, v in record.versions.items()]),
+    ]
+
+
+def curves(record: Record, path: Path) -> None:
+    """Draw the training curves, one panel per stage, two side by side so that a phone shows them too."""
+    figure, axes = plots.figure(columns=2, rows=-(-len(record.stages) // 2), height=2.3)
+    for unused in axes[len(record.stages) :]:
+        unused.remove()
+    for ax, (name, stage) in zip(axes, record.stages.items(), strict=False):
+        steps, losses = zip(*stage.curve, strict=True)
+        ax.plot(steps, losses, color=plots.look(name).colour)
+        ax.set(title=name, xlabel="step", ylabel="loss (nats)", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

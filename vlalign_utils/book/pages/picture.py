@@ -1,0 +1,95 @@
+"""The front page's picture: the model upright, and beside it, over the same depth, what was measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, Rectangle
+
+from vlalign_utils.evidence import plots
+
+LAYERS = 8  # boxes in the drawing; it stands for a decoder of any depth
+
+
+class View(NamedTuple):
+    """A published curve over depth: the chapter and table it is in, its name there, and how it is shown."""
+
+    notebook: str
+    table: str
+    curve: str  # {} stands for the last stage
+    title: str
+    unit: str
+
+
+VIEWS = (
+    View(
+        "02_probing",
+        "transfer",
+        "{}, caption to picture",
+        "where a probe of captions\nreads pictures",
+        "score",
+    ),
+    View("03_geometry", "entry", "{}", "which caption layers the\nincoming picture matches", "overlap"),
+    View("04_causal", "loss", "all image tokens", "where image tokens\nhave work to do", "loss when frozen"),
+)
+
+
+def draw(curves: Mapping[View, Mapping[str, pd.DataFrame]], path: Path) -> None:
+    """Draw the model and one panel per view; a frame has the columns depth, value, low and high."""
+    plt.style.use(plots.STYLE)
+    ratios = [1.25, *(1 for _ in curves)]
+    fig, axes = plt.subplots(1, len(ratios), figsize=(8.4, 4.4), sharey=True, width_ratios=ratios)
+    _model(axes[0])
+    for ax, (view, by_name) in zip(axes[1:], curves.items(), strict=True):
+        for position, (name, rows) in enumerate(by_name.items()):
+            colour, dash, marker = plots.look(name, position)
+            ax.plot(rows.value, rows.depth, color=colour, linestyle=dash, marker=marker, label=name)
+            ax.fill_betweenx(rows.depth, rows.low, rows.high, color=colour, alpha=0.18, linewidth=0)
+        ax.set_title(view.title, fontsize=9)
+        ax.set_xlabel(view.unit)
+        ax.tick_params(labelleft=False)
+        ax.grid(axis="y", color=plots.MUTED, alpha=0.25)
+        if len(by_name) > 1:
+            ax.legend(fontsize=8)
+    fig.savefig(path, metadata={"Date": None})
+    plt.close(fig)
+
+
+def _model(ax: Axes) -> None:
+    """The decoder as a stack of layers, pictures and words entering below, the answer leaving above."""
+    picture, words = plots.MODALITIES["image"].colour, plots.MODALITIES["text"].colour
+    ax.set(xlim=(0, 1), ylim=(-0.32, 1.14), ylabel="relative depth")
+    ax.set_yticks([0, 0.5, 1])
+    ax.set_xticks([])
+    ax.spines["bottom"].set_visible(False)
+    for layer in range(LAYERS):
+        box = Rectangle(
+            (0.12, layer / LAYERS + 0.012), 0.84, 1 / LAYERS - 0.024, fill=False, edgecolor=plots.MUTED
+        )
+        ax.add_patch(box)
+    for x, colour, name in ((0.33, picture, "picture\nvision tower\nconnector"), (0.75, words, "question")):
+        for shift in (-0.09, 0, 0.09):
+            arrow = FancyArrowPatch((x + shift, -0.06), (x + shift, 1.02), arrowstyle="-|>", mutation_scale=9)
+            arrow.set(color=colour, linewidth=1.4, alpha=0.85)
+            ax.add_patch(arrow)
+        ax.text(x, -0.09, name, color=colour, ha="center", va="top", fontsize=9)
+    ax.text(0.75, 1.05, "answer", color=words, ha="center", va="bottom", fontsize=9)
+    ax.set_title("the language model", fontsize=9)
+
+
+def alternative(curves: Mapping[View, Mapping[str, pd.DataFrame]]) -> str:
+    """The picture in words: where each curve is highest."""
+    peaks = []
+    for view, by_name in curves.items():
+        title = view.title.replace("\n", " ")
+        for name, rows in by_name.items():
+            top = rows.iloc[int(rows.value.argmax())]
+            peaks.append(f"{title}, {name}: highest, {top.value:.2f}, at depth {top.depth:.2f}")
+    return "The decoder upright, pictures and words entering below; beside it " + "; ".join(peaks) + "."

@@ -1,0 +1,61 @@
+"""The book's Sphinx extension: formulas, text alternatives, folded code, and accessible markup."""
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from vlalign_utils.book.pages import alt_text, mathml
+
+SHOWN = {"parameters", "injected-parameters"}
+MENDED = {
+    'role="doc-biblioentry"': 'role="listitem"',  # docutils writes a role that ARIA 1.2 gave up
+    ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
+}
+# Jupyter Book's own redirect has no language, no title and no link.
+REDIRECT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<meta http-equiv="refresh" content="0; url={target}">
+</head>
+<body><main><h1>{title}</h1><p><a href="{target}">Open the book</a></p></main></body>
+</html>
+"""
+
+
+def _fold_code(app: Sphinx, document: str, source: list[str]) -> None:
+    """Pages read as text and figures: code opens on demand, all but the parameters."""
+    if app.env.doc2path(document).endswith(".ipynb"):
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            tags = cell["metadata"].setdefault("tags", [])
+            if cell["cell_type"] == "code" and not SHOWN.intersection(tags):
+                tags.append("hide-input")
+        source[0] = json.dumps(notebook)
+
+
+def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    for wrong, right in MENDED.items():
+        context["body"] = context.get("body", "").replace(wrong, right)
+
+
+def _redirect(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None and app.builder.format == "html":
+        target = f"{app.config.root_doc}.html"
+        page = REDIRECT.format(title=escape(app.config.html_title), target=escape(target))
+        Path(app.outdir, "index.html").write_text(page, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool | str]:
+    """Connect the parts; Sphinx calls this for the `extensions` entry of `_config.yml`."""
+    mathml.setup(app)
+    alt_text.setup(app)
+    app.connect("source-read", _fold_code)
+    app.connect("html-page-context", _mend_markup)
+    app.connect("build-finished", _redirect)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,13 @@
+"""Suite `digits`: real handwriting, of items that no training picture shows."""
+
+from vlalign_utils.data.kinds import KINDS
+from vlalign_utils.data.suites.protocol import Suite, about
+
+SUITE = Suite(
+    name="digits",
+    mirrors="handwriting in the wild",
+    asks="which handwritten digit is shown alone",
+    metric="answer",
+    vision_centric=True,
+    make=about("digits", KINDS["digits"].ask),
+)

@@ -1,0 +1,215 @@
+"""Record one forward of a vision-language model and run its decoder again, whole or from any layer.
+
+A replay calls the same model on the same inputs, with two kinds of modules answering from the
+record instead of computing: everything that ran before layer 0 (vision tower, connector,
+embeddings) and the layers below `start`. What lies between, and the head, is the model's own code.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from vlalign_utils.driver.anatomy import Anatomy
+from vlalign_utils.driver.attention_masks import Cuts
+from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, Revert
+from vlalign_utils.driver.kv_cache import Keys
+from vlalign_utils.driver.residual_stream import Answer, Walk, answer_from, replace_forward
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a layer, the residual stream among them
+States = dict[str, dict[Any, Any]]  # contents of the mutable mappings that a layer was given
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One recorded forward.
+
+    `resid[k]` [batch, tokens, width] enters layer k; `resid[n_layers]` leaves the last layer, before
+    the final norm. A run recorded with `stop=k` ends at `resid[k]` and has no logits.
+    """
+
+    inputs: Mapping[str, Any]
+    resid: list[Tensor]
+    final: Float[Tensor, "batch tokens vocabulary"] | None
+    outputs: dict[int, Any]  # what each executed layer returned
+    states: dict[int, States]
+    answers: dict[str, list[Answer]]  # what each module returned before layer 0, by module name
+    calls: dict[int, Call]  # what each executed layer was given
+    root: nn.Module  # the model that was recorded
+    versions: list[int]  # of the residual streams: how often each was changed in place
+    keys: Keys | None = None  # what its attention made, where asked for
+
+    @property
+    def logits(self) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Next-token logits. Raises ValueError for a run that stopped early."""
+        if self.final is None:
+            raise ValueError(
+                f"this run stopped at layer {len(self.resid) - 1} and has no logits: record it without stop"
+            )
+        return self.final
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Batch size and number of tokens: the shape of every mask."""
+        return token_grid(self.resid[0], self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What a replay gave: logits, `resid` as in Run, and the layers in which attention was cut."""
+
+    logits: Float[Tensor, "batch tokens vocabulary"]
+    resid: list[Tensor]
+    hit: tuple[int, ...]
+
+
+def token_grid(stream: Tensor, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Batch size and number of tokens of a residual stream."""
+    # Some stacks carry several streams side by side: there the token ids give the shape.
+    batch, tokens = (stream if stream.ndim == 3 else inputs["input_ids"]).shape[:2]
+    return batch, tokens
+
+
+def record(
+    anatomy: Anatomy, inputs: Mapping[str, Any], stop: int | None = None, keys: Keys | None = None
+) -> Run:
+    """Run the model once without gradients, up to layer `stop`, and keep what a replay needs.
+
+    `keys`, empty, is filled with the keys and values of all self-attentions.
+    """
+    recorder, walk = _Recorder(), Walk(anatomy, stop=stop)
+    # Tensors made in inference mode could never take part in a later training step.
+    with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
+        recorder.hook(anatomy, hooks)
+        if keys is not None:
+            keys.hook(anatomy.layers, hooks)
+        final = walk(inputs, hooks)
+    answers = recorder.kept_answers()
+    return Run(
+        inputs=inputs,
+        resid=walk.resid,
+        final=final,
+        outputs=recorder.outputs,
+        states=recorder.states,
+        answers=answers,
+        calls=recorder.calls,
+        root=anatomy.root,
+        versions=[stream._version for stream in walk.resid],
+        keys=keys,
+    )
+
+
+def replay(
+    anatomy: Anatomy, run: Run, start: int = 0, hidden: Tensor | None = None, edits: Sequence[Edit] = ()
+) -> Replay:
+    """Run the decoder again from layer `start`, on `hidden` if given, under the caller's gradient mode."""
+    at_slots = [e.begin(run.grid) for e in edits if isinstance(e, Patch | FreezeTokens)]
+    if hidden is not None:
+        at_slots.insert(0, lambda slot, stream: hidden if slot == start else stream)
+    walk = Walk(anatomy, run.resid[:start], at_slots)
+    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
+    with ExitStack() as hooks:
+        cuts.hook(hooks)
+        _swap_weights(anatomy, edits, hooks)
+        for name, calls in run.answers.items():
+            module = anatomy.root.get_submodule(name)
+            if not any(m in cuts.live for m in module.modules()):
+                answer_from(calls, module, hooks)
+        for k in range(start):
+            if k in run.outputs:
+                answer_from([pytree.tree_flatten(run.outputs[k])], anatomy.layers[k], hooks)
+        first = next((k for k in sorted(run.states) if k >= start), None)
+        if first is not None:  # layers above find the states that the running ones leave
+            restore = partial(_restore, run.states[first])
+            hooks.callback(anatomy.layers[first].register_forward_pre_hook(restore, with_kwargs=True).remove)
+        final = walk(run.inputs, hooks)
+    cuts.check()
+    assert final is not None
+    return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
+
+
+def forward(anatomy: Anatomy, inputs: Mapping[str, Any], edits: Sequence[Edit] = ()) -> Replay:
+    """The usual way, and the oracle of what reuses work: the whole model runs, vision tower included."""
+    shaped = [e for e in edits if isinstance(e, Patch | FreezeTokens)]
+    walk = Walk(anatomy, edits=[e.begin((e.mask.shape[0], e.mask.shape[1])) for e in shaped])
+    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
+    with ExitStack() as hooks, torch.no_grad():
+        cuts.hook(hooks)
+        _swap_weights(anatomy, edits, hooks)
+        final = walk(inputs, hooks)
+    cuts.check()
+    assert final is not None
+    return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
+
+
+def _swap_weights(anatomy: Anatomy, edits: Sequence[Edit], hooks: ExitStack) -> None:
+    for edit in edits:
+        if isinstance(edit, Revert):
+            for k in range(edit.first, edit.last + 1):
+                replace_forward(anatomy.layers[k], edit.layers[k].__call__, hooks)
+
+
+def entering_layer_0(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Tensor:
+    """Residual stream that enters layer 0 when no cross-attention has added to it before."""
+    walk = Walk(anatomy, stop=0)
+    with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
+        Cuts([CrossOff(0, 0)], walk).hook(hooks)
+        walk(inputs, hooks)
+    return walk.resid[0]
+
+
+@dataclass
+class _Recorder:
+    """Notes outputs before layer 0, outputs of layers, and the states that layers share."""
+
+    outputs: dict[int, Any] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
+    states: dict[int, States] = field(default_factory=dict)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    versions: list[tuple[str, Tensor, int]] = field(default_factory=list)
+    depth: int = 0
+
+    def hook(self, anatomy: Anatomy, hooks: ExitStack) -> None:
+        for k, layer in enumerate(anatomy.layers):
+            pre_hook = partial(self._layer_called, k)
+            hooks.callback(layer.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_hook(partial(self._layer_returned, k)).remove)
+        for name, module in anatomy.outside():
+            hooks.callback(module.register_forward_pre_hook(self._called).remove)
+            hooks.callback(module.register_forward_hook(partial(self._returned, name)).remove)
+
+    def kept_answers(self) -> dict[str, list[Answer]]:
+        """Answers that nothing changed in place afterwards; the others are computed again in a replay."""
+        changed = {name for name, tensor, version in self.versions if tensor._version != version}
+        return {name: calls for name, calls in self.answers.items() if name not in changed}
+
+    def _layer_called(self, k: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if k in self.states:
+            raise RuntimeError(f"layer {k} runs more than once in a forward: it cannot be resumed")
+        self.calls[k] = args, kwargs
+        self.states[k] = {name: dict(v) for name, v in kwargs.items() if isinstance(v, MutableMapping)}
+
+    def _layer_returned(self, k: int, layer: nn.Module, args: Any, output: Any) -> None:
+        self.outputs[k] = output
+
+    def _called(self, module: nn.Module, args: Any) -> None:
+        self.depth += 1
+
+    def _returned(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self.depth -= 1
+        if self.depth or self.states:  # inside another module, or after layer 0 was entered
+            return
+        leaves, spec = pytree.tree_flatten(output)
+        self.answers.setdefault(name, []).append((leaves, spec))
+        self.versions += [(name, leaf, leaf._version) for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _restore(states: States, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    for name, content in states.items():
+        kwargs[name].update(content)

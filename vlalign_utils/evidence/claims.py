@@ -1,0 +1,164 @@
+"""From per-item values to a verdict: intervals at the level that claims are decided at, and the rule.
+
+In a notebook: `report.claim("bypass", {"loss in the middle minus early": claims.interval(gap, seed), ...})`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import ValidationError
+from scipy.stats import norm, t
+
+from vlalign_utils.evidence.claim_rules import (
+    Claim,
+    ClaimError,
+    Measured,
+    Outcome,
+    Verdict,
+    Word,
+    level,
+)
+from vlalign_utils.evidence.intervals import Interval, resampled_means, rng
+
+RESAMPLES = 10_000  # at nine claims 28 of them lie beyond either end of an interval
+
+
+def halves(n: int, seed: int = 0) -> tuple[Int[np.ndarray, "first"], Int[np.ndarray, "second"]]:
+    """Item numbers in two random halves: choose a band or a window on the first, test it on the second.
+
+    Raises ValueError for fewer than two items.
+    """
+    if n < 2:
+        raise ValueError(f"{n} items cannot be halved into one to choose on and one to test on")
+    order = rng(seed, "halves").permutation(n)
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
+def interval(
+    values: Float[np.ndarray, "*seeds items"], seed: int = 0, confidence: float | None = None
+) -> Interval:
+    """Mean over items, and over seeds where the values have a row for each, with its interval.
+
+    `confidence` is the interval's level, by default `level()`, at which claims are decided.
+
+    Items: the bootstrap of `of_curve`. Seeds: Student's t over their means, for three of them say little
+    about others. Both errors are added as independent ones are. For a paired comparison pass `a - b`.
+    Raises ValueError when there is a single value, or one is not finite.
+    """
+    table = np.atleast_2d(values)
+    if table.ndim > 2 or table.size < 2:
+        raise ValueError(f"values of shape {values.shape} have no interval; pass [items] or [seeds, items]")
+    at = level() if confidence is None else confidence
+    seeds, items = table.shape
+    mean = float(table.mean())
+    spread = 0.0
+    if seeds > 1:
+        error = table.mean(axis=1).std(ddof=1) / np.sqrt(seeds)
+        spread = float(t.ppf((1 + at) / 2, seeds - 1) * error)
+    if items == 1:
+        return Interval(mean, mean - spread, mean + spread, seeds)
+    low, high = of_curve(table.mean(axis=0)[:, None], lambda means: means[:, 0], seed, at)[1:3]
+    return Interval(
+        mean, mean - float(np.hypot(mean - low, spread)), mean + float(np.hypot(high - mean, spread)), items
+    )
+
+
+def ratio(
+    above: Float[np.ndarray, "*seeds items"],
+    below: Float[np.ndarray, "*seeds items"],
+    seed: int = 0,
+    confidence: float | None = None,
+) -> Interval | None:
+    """Ratio of two means over the same items (and seeds), with its interval, by default at `level()`.
+
+    None when the interval of the lower mean is not above 0: the ratio then means nothing.
+    The interval is that of the ratio's linear part per item, (a - r b) / mean(b) (the delta method).
+    """
+    if interval(below, seed, confidence).low <= 0:
+        return None
+    mean = below.mean()
+    r = above.mean() / mean
+    return interval(r + (above - r * below) / mean, seed, confidence)
+
+
+def peak(values: Float[np.ndarray, "items points"], seed: int = 0) -> Interval:
+    """Relative depth, 0 at the first point and 1 at the last, of the largest mean, with its interval.
+
+    The first of several equal maxima counts.
+    """
+    last = values.shape[1] - 1
+    return of_curve(values, lambda means: means.argmax(axis=1) / last, seed)
+
+
+def of_curve(
+    values: Float[np.ndarray, "items points"],
+    statistic: Callable[[Float[np.ndarray, "draws points"]], Float[np.ndarray, "draws"]],
+    seed: int = 0,
+    confidence: float | None = None,
+) -> Interval:
+    """Any statistic of mean curves (one row each), with its percentile bootstrap interval.
+
+    `confidence` is the interval's level, by default `level()`, at which claims are decided.
+
+    To compare two curves paired by item, join them along their points. A bootstrap of few items is too
+    narrow: its percentiles are moved out by sqrt(n / (n - 1)) and from the normal's quantile to Student's.
+    Source: Hesterberg 2015, The American Statistician 69: 371-386 (expanded percentiles).
+    Raises ValueError for fewer than two items or a value that is not finite.
+    """
+    n, at = len(values), level() if confidence is None else confidence
+    if n < 2:
+        raise ValueError(f"an interval needs at least two items, not {n}")
+    tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf((1 - at) / 2, n - 1)))
+    drawn = statistic(resampled_means(values, seed, RESAMPLES))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    observed = float(statistic(values.mean(axis=0, dtype=np.float64)[None])[0])
+    return Interval(observed, float(low), float(high), n)
+
+
+def judge(claim: Claim, intervals: Mapping[str, Interval | None], seeds: int = 1) -> Verdict:
+    """The verdict on a claim, by the rule at the head of claims.yml.
+
+    `intervals` has one entry per condition, None where it could not be measured. Only strict inequalities
+    count: an interval that touches its boundary decides nothing.
+    Raises ClaimError for a condition that is missing or unknown, or an interval that is not finite.
+    """
+    for what, names in {
+        "misses": claim.conditions.keys() - intervals.keys(),
+        "does not have": intervals.keys() - claim.conditions.keys(),
+    }.items():
+        if names:
+            raise ClaimError(f"claim '{claim.id}' {what} {sorted(names)}; it has: {list(claim.conditions)}")
+    found = {name: _outcome(claim, name, intervals[name]) for name in claim.conditions}
+    short = f"too few seeds ({seeds} of {claim.seeds})" if seeds < claim.seeds else None
+    no_guard = next((name for name, o in found.items() if o.guard and o.lies != "inside"), None)
+    outside = next((name for name, o in found.items() if o.lies == "outside"), None)
+    unclear = next((name for name, o in found.items() if o.lies != "inside"), None)
+    if why := short or no_guard:
+        word: Word = "undecided"
+    elif why := outside:
+        word = "contradicted"
+    elif why := unclear:
+        word = "undecided"
+    else:
+        word, why = "supported", next(iter(found))
+    return Verdict(word=word, decided_by=why, conditions=found, level=level(), seeds=seeds)
+
+
+def _outcome(claim: Claim, name: str, interval: Interval | None) -> Outcome:
+    condition = claim.conditions[name]
+    region = condition.model_dump()
+    if interval is None:
+        return Outcome(**region, interval=None, lies="nowhere")
+    try:
+        measured = Measured(**interval._asdict())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ClaimError(f"claim '{claim.id}': {name}: {first['loc'][0]}: {first['msg']}") from None
+    above = -float("inf") if condition.above is None else condition.above
+    below = float("inf") if condition.below is None else condition.below
+    outside = measured.high < above or measured.low > below
+    inside = above < measured.low and measured.high < below
+    return Outcome(
+        **region, interval=measured, lies="inside" if inside else "outside" if outside else "across"
+    )

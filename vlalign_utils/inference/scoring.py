@@ -1,0 +1,207 @@
+"""Items of the suites as batches for a model, and how models score on them.
+
+Every suite is seeded and held out: its scenes show form-colour combinations, its charts colours at heights,
+its signs words in inks, and its digits handwriting, that no training picture shows.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from scipy.special import softmax
+from torch import Tensor
+
+from vlalign_utils.data.caption_scores import agreement
+from vlalign_utils.data.scenes import Split
+from vlalign_utils.data.suites import SUITES, Item, Suite
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
+
+__all__ = [
+    "SUITES",
+    "Batch",
+    "Item",
+    "Scores",
+    "Suite",
+    "answer_scores",
+    "as_batch",
+    "batches",
+    "descriptions",
+    "evaluate",
+    "informative",
+    "load",
+]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per item: how right the model is, and the probability that it gives the right answer.
+
+    `correct` is 1 or 0; for descriptions it is the share of attributes that are right, and so is `prob`.
+    """
+
+    correct: Float[np.ndarray, "items"]
+    prob: Float[np.ndarray, "items"]
+
+
+def load(name: str, n: int, seed: int = 0, split: Split = "test") -> list[Item]:
+    """`n` items of a suite; the same arguments always give the same items.
+
+    Raises ValueError for an unknown suite or a number below one.
+    """
+    if name not in SUITES:
+        raise ValueError(f"there is no suite {name!r}; there are {', '.join(SUITES)}")
+    if n < 1:
+        raise ValueError(f"n is {n}; a suite needs at least one item")
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # whatever other suites there are
+    return SUITES[name].make(n, rng, split)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items ready for the model: which rows they are, the inputs, and the answer's token ids in place.
+
+    `answers` holds the id of each answer token (its end included) at its own position, -1 elsewhere.
+    """
+
+    rows: list[int]
+    inputs: dict[str, Tensor]
+    answers: Int[Tensor, "batch tokens"]
+
+
+def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
+    """Items in batches of like length, with or without pictures, left padded and on the model's device."""
+    for rows in _like(items, batch_size):
+        yield as_batch(vlm, items, rows)
+
+
+def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
+    """These rows of the items as one batch, in this order; all have a picture, or none."""
+    chosen = [items[row] for row in rows]
+    inputs = vlm.prepare([i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen])
+    return Batch(list(rows), inputs, _answers(vlm, inputs["input_ids"], chosen))
+
+
+def _pictures(items: Sequence[Item]) -> list[Image.Image] | None:
+    return [item.image for item in items if item.image is not None] or None
+
+
+def _like(items: Sequence[Item], batch_size: int) -> Iterator[list[int]]:
+    """Rows of items with pictures, then without, in batches of like length."""
+
+    def key(row: int) -> tuple[bool, int]:
+        return items[row].image is None, len(items[row].prompt) + len(items[row].answer)
+
+    for _, group in groupby(sorted(range(len(items)), key=key), lambda row: key(row)[0]):
+        ordered = list(group)
+        for start in range(0, len(ordered), batch_size):
+            yield ordered[start : start + batch_size]
+
+
+def _answers(vlm: VLM, ids: Int[Tensor, "batch tokens"], items: list[Item]) -> Int[Tensor, "batch tokens"]:
+    eos = vlm.tokenizer.eos_token
+    lengths = [len(vlm.tokenizer(i.answer + eos, add_special_tokens=False)["input_ids"]) for i in items]
+    # Left padding: the answer is the last `length` tokens of its row.
+    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+    inside = from_end[None, :] <= torch.tensor(lengths, device=ids.device)[:, None]
+    return ids.masked_fill(~inside, -1)
+
+
+def answer_scores(
+    logits: Float[Tensor, "batch tokens vocabulary"], answers: Int[Tensor, "batch tokens"]
+) -> Scores:
+    """Score the answers in place: a row is correct when every answer token is the most likely one.
+
+    That is what greedy decoding, started after the prompt, would answer; `prob` is the product of the
+    probabilities of the answer's tokens.
+    """
+    correct, log_prob = _read(logits, answers)
+    return Scores(correct, np.exp(log_prob))
+
+
+def _read(
+    logits: Float[Tensor, "batch tokens vocabulary"], answers: Int[Tensor, "batch tokens"]
+) -> tuple[Float[np.ndarray, "batch"], Float[np.ndarray, "batch"]]:
+    """Whether each answer is the greedy one, and its log probability."""
+    target, ahead = answers[:, 1:], logits[:, :-1].float()
+    inside = target >= 0
+    token = target.clamp(min=0)
+    log_prob = ahead.log_softmax(-1).gather(-1, token[..., None])[..., 0].masked_fill(~inside, 0).sum(1)
+    correct = ((ahead.argmax(-1) == token) | ~inside).all(1)
+    return correct.double().cpu().numpy(), log_prob.double().cpu().numpy()
+
+
+def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
+    """Score the model on items, each by its own metric, in their order."""
+    correct, prob = np.zeros(len(items)), np.zeros(len(items))
+    by_metric = {"answer": _answered, "choice": _chosen, "caption": _described}
+    for metric, score in by_metric.items():
+        rows = [row for row, item in enumerate(items) if item.metric == metric]
+        if rows:
+            scores = score(vlm, [items[row] for row in rows], batch_size)
+            correct[rows], prob[rows] = scores.correct, scores.prob
+    return Scores(correct, prob)
+
+
+def informative(scores: Scores, items: Sequence[Item], seed: int = 0) -> bool:
+    """Whether a model is above chance on these items: otherwise it has nothing to lose on them.
+
+    The rule: the 95 % bootstrap interval of the normalised score lies above 0.
+    """
+    chance = np.array([item.chance for item in items])
+    return bootstrap_mean(above_chance(scores.correct, chance), seed).low > 0
+
+
+def _answered(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    correct, log_prob = _likely(vlm, items, batch_size)
+    return Scores(correct, np.exp(log_prob))
+
+
+@torch.no_grad()
+def _likely(
+    vlm: VLM, items: Sequence[Item], batch_size: int
+) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
+    correct, log_prob = np.zeros(len(items)), np.zeros(len(items))
+    for batch in batches(vlm, items, batch_size):
+        logits = vlm.model(**batch.inputs, use_cache=False).logits
+        correct[batch.rows], log_prob[batch.rows] = _read(logits, batch.answers)
+    return correct, log_prob
+
+
+def _chosen(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    """Every choice is read as if it were the answer; the likeliest is chosen."""
+    options = [replace(item, answer=choice) for item in items for choice in item.choices]
+    likely = iter(_likely(vlm, options, batch_size)[1])
+    correct, prob = np.zeros(len(items)), np.zeros(len(items))
+    for row, item in enumerate(items):
+        own = np.array([next(likely) for _ in item.choices])
+        right = item.choices.index(item.answer)
+        correct[row] = own[right] > np.delete(own, right).max()
+        prob[row] = softmax(own)[right]
+    return Scores(correct, prob)
+
+
+def _described(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    said = descriptions(vlm, items, batch_size)
+    right = np.array([agreement(text, item.answer).mean for text, item in zip(said, items, strict=True)])
+    return Scores(right, right)
+
+
+@torch.no_grad()
+def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[str]:
+    """What the model itself (greedily) says to each item, in their order."""
+    said = [""] * len(items)
+    longest = max(len(vlm.tokenizer(item.answer)["input_ids"]) for item in items)
+    for rows in _like(items, batch_size):
+        chosen = [items[row] for row in rows]
+        inputs = vlm.prepare([item.prompt for item in chosen], _pictures(chosen))
+        out = vlm.model.generate(**inputs, max_new_tokens=2 * longest, do_sample=False)
+        texts = vlm.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            said[row] = text.strip()
+    return said

@@ -1,0 +1,228 @@
+"""Residual streams of many items, pooled over groups of tokens: one vector per item and layer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from vlalign_utils.data.language import Language, describe
+from vlalign_utils.data.pairs import Pair
+from vlalign_utils.driver.recording import Run
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.inference.answers import answer_mask
+from vlalign_utils.inference.batching import backing_off, length_sorted
+from vlalign_utils.inference.fingerprints import store_key
+from vlalign_utils.inference.pooling import check_pooling, pooled_forward
+from vlalign_utils.inference.progress import progress
+from vlalign_utils.inference.store import ActivationStore
+from vlalign_utils.inference.token_groups import (
+    GROUPS,
+    Random,
+    Tokens,
+    last_true,
+    masks,
+    named,
+    read_tokens,
+)
+
+__all__ = [
+    "GROUPS",
+    "Random",
+    "Tokens",
+    "caption_states",
+    "capture",
+    "collect",
+    "last_true",
+    "pair_states",
+    "token_masks",
+]
+
+Mask = Bool[Tensor, "batch tokens"]
+Groups = Sequence[str | Random] | Mapping[str, Any]  # a mapping also holds functions and masks
+Pooled = dict[str, Float[Tensor, "layers items d"]]
+Images = Sequence[Image.Image | None] | Sequence[Image.Image] | None
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def token_masks(vlm: VLM, run: Run, groups: Groups) -> dict[str, Mask]:
+    """Positions of each group in a recorded batch; padding belongs to none.
+
+    Raises ValueError for an unknown group, and for one that is empty in some item of the batch.
+    """
+    found = named(groups)
+    return masks(found, read_tokens(run.inputs, vlm.image_mask(run.inputs, run)))
+
+
+def capture(
+    vlm: VLM,
+    inputs: Mapping[str, Any],
+    groups: Groups,
+    pooling: str | Mapping[str, str] = "mean",
+    answer: Mask | None = None,
+    rows: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Pooled states [layers, batch, d] of one batch of model inputs, by one forward that keeps nothing else.
+
+    Layer k is what enters decoder layer k; the last is what leaves the last layer, before the final norm.
+    Pooling is "mean", "last" (the group's last token), "max" or "none", which gives a list with the states
+    [layers, tokens, d] of each item; a mapping gives each group its own. A group is a name, `Random`, a
+    function of `Tokens` or a boolean mask [batch, tokens]. `answer` are the positions of appended answers;
+    `rows` numbers the items, for messages and for random groups. Raises TypeError or ValueError, before the
+    model runs, for what does not fit.
+    """
+    found = named(groups)
+    how = check_pooling(pooling, found)
+    _check_dtype(dtype)
+    inputs = {k: v.to(vlm.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    selected = masks(found, read_tokens(inputs, vlm.image_mask(inputs), answer, rows))
+    states: dict[str, Any] = dict(pooled_forward(vlm.anatomy, inputs, selected, how, dtype))
+    for group, mask in selected.items():
+        if how[group] == "none":
+            states[group] = list(states[group].split(mask.sum(dim=-1).tolist(), dim=1))
+    return {group: states[group] for group in found}
+
+
+def collect(
+    vlm: VLM,
+    prompts: Sequence[str],
+    images: Images,
+    groups: Groups,
+    batch_size: int = 64,
+    label: str = "states",
+    *,
+    answers: Sequence[str] | None = None,
+    pooling: str | Mapping[str, str] = "mean",
+    dtype: torch.dtype = torch.float32,
+    store: str | Path | None = None,
+) -> dict[str, Any]:
+    """Pooled states [layers, items, d] of every item, on the CPU; there is one layer more than the model has.
+
+    Groups, pooling and what a layer means are as in `capture`. Items run in batches of like length, smaller
+    ones once memory runs out, and come back in their order. With `answers` each is appended to its prompt.
+    `store` is a folder: every finished batch is kept there, an interrupted call goes on where it stopped, a
+    repeated one only reads, and nothing but one batch is held in memory. Raises TypeError or ValueError,
+    before the model runs, for what does not fit together; MemoryError when a batch of one does not fit.
+    """
+    found = named(groups)
+    how = check_pooling(pooling, found)
+    _check_dtype(dtype)
+    _check_items(vlm, prompts, images, answers, found)
+    pictures = [None] * len(prompts) if images is None else list(images)
+
+    def work(rows: list[int]) -> dict[str, Any]:
+        asked = [prompts[i] for i in rows]
+        shown = [image for i in rows if (image := pictures[i]) is not None] or None
+        said = None if answers is None else [answers[i] for i in rows]
+        inputs = vlm.prepare(asked, shown, said)
+        answer = None if said is None else answer_mask(vlm, inputs, asked, shown, said)
+        return capture(vlm, inputs, found, how, answer, rows, dtype)
+
+    lengths = [len(ids) for ids in vlm.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
+    # A larger picture may take more tokens: how many, only the processor knows.
+    areas = [0 if image is None else image.width * image.height for image in pictures]
+    blind = [image is None for image in pictures]
+    batches = length_sorted(list(zip(areas, lengths, strict=True)), batch_size, blind)
+    if store is None:
+        return _in_memory(batches, work, label, len(prompts), how)
+    if "none" in how.values():
+        raise ValueError(
+            'pooling "none" gives items of unequal size, which a store cannot hold: leave store= out'
+        )
+    key = store_key(vlm, prompts, pictures, answers, found, how, dtype)
+    with ActivationStore(store, key, len(prompts)) as kept:
+        done = kept.finished
+        left = [[row for row in rows if row not in done] for rows in batches]
+        runs = backing_off([rows for rows in left if rows], work)
+        for rows, states in progress(runs, label, len(prompts), _rows_of, len(done)):
+            kept.append(rows, states)
+        states = kept.states()
+        return {group: states[group] for group in found}
+
+
+def _in_memory(
+    batches: list[list[int]], work: Any, label: str, n: int, how: Mapping[str, str]
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for rows, states in progress(backing_off(batches, work), label, n, _rows_of):
+        for group, value in states.items():
+            if how[group] == "none":
+                result.setdefault(group, [None] * n)
+                for row, item in zip(rows, value, strict=True):
+                    result[group][row] = item.clone()  # not a view that would keep its whole batch
+            else:
+                if group not in result:
+                    result[group] = value.new_empty((len(value), n, value.shape[-1]))
+                result[group][:, rows] = value
+    return result
+
+
+def _rows_of(finished: tuple[list[int], Any]) -> int:
+    return len(finished[0])
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype}, expected one of {', '.join(map(str, DTYPES))}")
+
+
+def _check_items(
+    vlm: VLM, prompts: Sequence[str], images: Images, answers: Sequence[str] | None, found: Mapping[str, Any]
+) -> None:
+    if vlm.processor is None:
+        raise ValueError("this VLM has no processor: load it with load_vlm, or pass processor=")
+    if not prompts:
+        raise ValueError("prompts is empty")
+    for name, given in (("images", images), ("answers", answers)):
+        if given is not None and len(given) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts but {len(given)} {name}: give one each")
+    for name, group in found.items():
+        if isinstance(group, Tensor):
+            raise TypeError(f"group {name!r} is a mask of one batch: give collect a function of Tokens")
+        asks = group is GROUPS["answer"] or (isinstance(group, Random) and "answer" in (group.like, group.of))
+        if asks and answers is None:
+            raise ValueError(f"group {name!r} needs answers=, the text that follows each prompt")
+
+
+def pair_states(
+    vlm: VLM,
+    pairs: Sequence[Pair],
+    language: Language = "en",
+    batch_size: int = 64,
+    label: str = "pairs",
+    *,
+    dtype: torch.dtype = torch.float32,
+    store: str | Path | None = None,
+) -> Pooled:
+    """States of each pair's picture ("image", "last_image") and of its caption ("text", "last").
+
+    The picture comes with the request to describe it, the caption alone: neither sees the other.
+    """
+    ask = [describe(language)] * len(pairs)
+    pictures = [pair.image for pair in pairs]
+    kept: dict[str, Any] = {"dtype": dtype, "store": store}
+    groups = ("image", "last_image")
+    seen = collect(vlm, ask, pictures, groups, batch_size, f"{label}, pictures", **kept)
+    return seen | caption_states(vlm, pairs, language, batch_size, f"{label}, captions", **kept)
+
+
+def caption_states(
+    vlm: VLM,
+    pairs: Sequence[Pair],
+    language: Language = "en",
+    batch_size: int = 64,
+    label: str = "captions",
+    *,
+    dtype: torch.dtype = torch.float32,
+    store: str | Path | None = None,
+) -> Pooled:
+    """States of each pair's caption in one language alone: "text" and "last".
+
+    Those of the other language are the other side of a transfer between two surfaces of the same meaning.
+    """
+    captions = [pair.caption[language] for pair in pairs]
+    return collect(vlm, captions, None, ("text", "last"), batch_size, label, dtype=dtype, store=store)

@@ -1,0 +1,1 @@
+"""A name becomes a VLM, with everything that can be wrong checked before a weight is read."""

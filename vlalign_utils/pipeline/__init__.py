@@ -1,0 +1,1 @@
+"""Notebooks become results: registry, parameters, input hash, execution, staleness."""

@@ -1,0 +1,239 @@
+"""What a run depends on: its checked parameters and the hash of code, parameters and model."""
+
+import ast
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from vlalign_utils.evidence import claim_rules
+from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.normalise import KEPT_METADATA
+from vlalign_utils.pipeline.registry import Architecture
+
+SET_BY_RUN = ("arch", "archs", "out_dir", "quick")  # parameters that the run itself fills in
+
+
+class ParameterError(ValueError):
+    """A parameter that the notebook does not have, or whose value has the wrong type."""
+
+
+def read_notebook(name: str, root: Path) -> NotebookNode:
+    """A notebook's source. Raises ParameterError naming the notebooks there are."""
+    known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    if name not in known:
+        have = ", ".join(known) or "none"
+        raise ParameterError(f"there is no notebook '{name}' in notebooks/; it holds: {have}")
+    return nbformat.read(known[name], as_version=4)
+
+
+def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
+    """Names and default values of the one cell tagged `parameters`; all of them are Python literals."""
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(f"{name} must have exactly one cell tagged 'parameters'; it has {len(cells)}")
+    found = {}
+    for line in ast.parse(cells[0].source).body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        value = getattr(line, "value", None)
+        try:
+            if not isinstance(target, ast.Name) or value is None:
+                raise ValueError
+            found[target.id] = ast.literal_eval(value)
+        except ValueError:
+            raise ParameterError(
+                f"{name}: '{ast.unparse(line)}' does not belong in the parameters cell; write name = literal"
+            ) from None
+    return found
+
+
+def checked(given: dict[str, Any], known: dict[str, Any], name: str) -> dict[str, Any]:
+    """The given parameters, each with the type of its default. Raises ParameterError naming the notebook."""
+    allowed = [key for key in known if key not in SET_BY_RUN]
+    for key in given:
+        if key in SET_BY_RUN:
+            raise ParameterError(f"{name}: '{key}' is filled in by the run; take it out of the parameters")
+        if key not in known:
+            close = get_close_matches(str(key), allowed, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(allowed)}"
+            raise ParameterError(f"{name} has no parameter '{key}'; {hint}")
+    return {key: _as_type_of(known[key], value, f"{name}: parameter '{key}'") for key, value in given.items()}
+
+
+def _as_type_of(default: Any, value: Any, where: str) -> Any:
+    """The value if it has the default's type; a number written as text (YAML reads 1e-3 so) is converted."""
+    if isinstance(default, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ParameterError(f"{where} must be a number such as {default}, not {value!r}")
+        return number
+    if isinstance(default, list | tuple):
+        if isinstance(value, str):
+            raise ParameterError(
+                f"{where} must be a list, not the text {value!r}; write {value.strip()} unquoted"
+            )
+        if not isinstance(value, list | tuple):
+            raise ParameterError(f"{where} must be a list such as {list(default)}, not {value!r}")
+        return (
+            [_as_type_of(default[0], item, f"{where}, item {i}") for i, item in enumerate(value)]
+            if default
+            else list(value)
+        )
+    if default is not None and type(value) is not type(default):
+        raise ParameterError(
+            f"{where} must be of type {type(default).__name__}, such as {default!r}, not {value!r}"
+        )
+    if type(value) is int and value < 0:
+        raise ParameterError(f"{where} must not be negative, such as {default!r}, not {value!r}")
+    return value
+
+
+def effective(
+    notebook: NotebookNode, name: str, filled: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Every parameter of the run but `out_dir`: defaults, then what is given, then what the run fills in."""
+    known = defaults(notebook, name)
+    missing = [key for key in ("out_dir", *filled) if key not in known]
+    if missing:
+        raise ParameterError(f"{name}: the parameters cell must also define {', '.join(missing)}")
+    merged = {**known, **checked(given, known, name), **filled}
+    del merged["out_dir"]
+    return merged
+
+
+def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], root: Path) -> str:
+    """sha256 of a run's inputs: notebook, the package modules it reaches, parameters, rules and the model.
+
+    `arch` is None for the comparison, whose input is the published results of all architectures.
+    """
+    digest = hashlib.sha256()
+    notebook = read_notebook(name, root)
+    cells = [
+        (cell.cell_type, cell.source, {key: cell.metadata.get(key) for key in KEPT_METADATA})
+        for cell in notebook.cells
+    ]
+    digest.update(_json([cells, params]))
+    for module in closure(notebook):
+        digest.update(_module(module)[0])
+    digest.update(_rules(name, root))
+    if arch is not None:
+        digest.update(_json([arch.model, arch.revision, arch.stages]))
+        digest.update(_model(arch, root).encode())
+    else:
+        for entry in registry.load(root).architectures.values():
+            for measured in entry.notebooks:
+                digest.update(_measured(root / "book" / "results" / entry.name / f"{measured}.json"))
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _rules(notebook: str, root: Path) -> bytes:
+    """What decides the claims that a notebook judges: nothing for one that judges none."""
+    path = root / claim_rules.FILE
+    known = claim_rules.load(path).values() if path.is_file() else ()
+    judged = [
+        [claim.id, claim.seeds, {name: region.model_dump() for name, region in claim.conditions.items()}]
+        for claim in known
+        if claim.chapter == notebook
+    ]
+    return _json([claim_rules.level(len(known)), judged]) if judged else b""
+
+
+def _measured(path: Path) -> bytes:
+    """A results file without its timing."""
+    data = json.loads(path.read_bytes()) if path.is_file() else None
+    return _json({**data, "timing": None} if isinstance(data, dict) else data)
+
+
+@cache
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _model(arch: Architecture, root: Path) -> str:
+    """Hash of the model's files (weights, configs, tokenizer, processor), or the hub id with its revision."""
+    folder = root / arch.model
+    if not folder.is_dir():
+        if arch.model.startswith("zoo/"):
+            raise ParameterError(
+                f"{arch.name}: {arch.model} is missing; run make zoo CHAIN={Path(arch.model).name}"
+            )
+        if arch.revision is None:
+            raise ParameterError(
+                f"{arch.name}: {arch.model} is no folder; a hub model needs its 'revision' pinned"
+            )
+        return ""
+    folders = [folder / stage for stage in arch.stages] or [folder]
+    hashes = []
+    for place in folders:
+        files = sorted(p for p in place.glob("*") if p.is_file() and p.suffix != ".md")
+        if not any(p.name == "config.json" for p in files):
+            raise ParameterError(
+                f"{arch.name}: {place} holds no config.json; run make zoo CHAIN={folder.name}"
+            )
+        stats = [(p, p.stat()) for p in files]
+        hashes += [[f"{place.name}/{p.name}", _file_hash(p, s.st_size, s.st_mtime_ns)] for p, s in stats]
+    return json.dumps(hashes)
+
+
+def _source(module: str) -> Path:
+    """The file of a module of the package, e.g. `vlalign_utils.data.scenes`."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def closure(notebook: NotebookNode) -> list[str]:
+    """Modules of the package that a notebook imports, directly or through others, sorted by name."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    plain = "\n".join(line for source in code for line in source.splitlines() if line[:1] not in ("%", "!"))
+    todo = list(_imports(ast.parse(plain), package=""))
+    seen: set[str] = set()
+    while todo:
+        module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        todo += _module(module)[1]
+    return sorted(seen)
+
+
+@cache
+def _module(module: str) -> tuple[bytes, list[str]]:
+    """A module's name and code, hashed, and the modules of the package that it imports."""
+    path = _source(module)
+    code = path.read_bytes()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return hashlib.sha256(module.encode() + code).digest(), sorted(set(_imports(ast.parse(code), package)))
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Modules of the package named by import statements anywhere in the code, and their parent packages."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # relative: climb level - 1 packages from this one
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == PACKAGE.name:
+                chain = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+                yield from (module for module in chain if _source(module).is_file())

@@ -1,0 +1,1 @@
+"""Which layers are trained, at what cost, with what outcome: strategies, training, study, cost models."""

@@ -1,0 +1,76 @@
+"""A model as it is now, written as a folder that transformers loads."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.loading.composed_processor import ComposedProcessor
+from vlalign_utils.tuning.lora import ADAPTER
+
+MERGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def save(vlm: VLM, folder: str | Path) -> None:
+    """Write weights, configuration and processor, whole or not at all; in the body of `tune`, as tuned.
+
+    LoRA matrices are merged into the weights that they belong to, so that the folder holds a plain model of
+    the same class; the model in memory keeps them apart. Of processes that train together the main one
+    writes. Raises ValueError for a folder that is there already, and for LoRA on offloaded or quantised
+    weights.
+    """
+    if PartialState._shared_state and not PartialState().is_main_process:
+        return
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} is there already: name another folder, or delete it")
+    state = merged(vlm.model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model: Any = vlm.model
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+        whole = Path(partial) / folder.name
+        model.save_pretrained(whole, state_dict=state)
+        if vlm.processor is not None:
+            save_processor(vlm.processor, whole)
+        whole.rename(folder)
+
+
+def merged(model: nn.Module) -> dict[str, Tensor] | None:
+    """The weights by name, W + 2 B A where LoRA matrices are, computed in float32; None where there are none.
+
+    Raises ValueError for LoRA on offloaded or quantised weights.
+    """
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    if not layers:
+        return None
+    state = model.state_dict()
+    for name, layer in layers.items():
+        weight = layer.get_base_layer().weight
+        if weight.is_meta or weight.dtype not in MERGED:
+            raise ValueError(
+                f"{name} is offloaded or quantised, so LoRA cannot be merged into it: load the model without"
+            )
+        base = f"{name}.base_layer."
+        for key in [key for key in state if key.startswith(f"{name}.")]:
+            value = state.pop(key)
+            if key.startswith(base):
+                state[f"{name}.{key.removeprefix(base)}"] = value
+        added = layer.get_delta_weight(ADAPTER).detach()
+        state[f"{name}.weight"] = (weight.detach().float() + added).to(weight.dtype)
+    return state
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a processor, or the parts of a composed one."""
+    if not isinstance(processor, ComposedProcessor):
+        processor.save_pretrained(folder)
+        return
+    for part in (processor.tokenizer, processor.image_processor):
+        part.save_pretrained(folder)
+    if processor.chat_template:
+        (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

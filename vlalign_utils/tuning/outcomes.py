@@ -1,0 +1,192 @@
+"""What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from scipy.stats import rankdata
+
+from vlalign_utils.evidence import claims
+from vlalign_utils.evidence.intervals import Interval, above_chance, rng
+from vlalign_utils.evidence.plots import OTHERS, look
+from vlalign_utils.inference.scoring import Item
+from vlalign_utils.tuning.costs import of_training
+from vlalign_utils.tuning.flops import Forward
+from vlalign_utils.tuning.strategies import Strategy
+from vlalign_utils.tuning.study_records import Record
+from vlalign_utils.tuning.time_model import Features, TimeFit, features, fit_time
+
+CONFIDENCE = 0.95
+SHUFFLES = 2000
+PERFECT = 0.999  # a correlation beyond counts as this: Fisher's z has no end
+FILLINGS = ("full", "none", "left")  # of a marker, one after another
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found: records by strategy, one per seed, and the items that they were scored on.
+
+    `timing` is the record of the strategies of the first seed taking turns: `taken` holds seconds by name.
+    `tried` holds the loss after a short run by learning rate, for each strategy that has its own.
+    """
+
+    aligned: Record
+    found: dict[str, list[Record]]
+    single: list[Record]
+    importance: list[float]
+    exam: dict[str, list[Item]]
+    timing: Record
+    tried: dict[str, dict[float, float]] = field(default_factory=dict)
+
+    def at_an_end(self) -> list[str]:
+        """Strategies whose best rate is the lowest or the highest that was tried."""
+        several = {name: by for name, by in self.tried.items() if len(by) > 1}
+        return [name for name, by in several.items() if best_rate(by) in (min(by), max(by))]
+
+    def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
+        """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
+        return self.normalised(self.found[name] if name != "aligned" else [self.aligned], suites)
+
+    def normalised(
+        self, records: Sequence[Record], suites: Sequence[str]
+    ) -> Float[np.ndarray, "records items"]:
+        """The same for records."""
+        chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
+        chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
+        return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
+
+    def times(self, name: str) -> Float[np.ndarray, "rounds 1"]:
+        """Seconds of a strategy over those of full tuning, round by round, recording included."""
+        taken = self.timing["taken"]
+        return np.divide(taken[name], taken["full"])[:, None]
+
+
+def best_rate(tried: Mapping[float, float]) -> float:
+    """The rate of the lowest loss: the lower one of two alike; a loss that is not a number is the worst."""
+    return min(tried, key=lambda rate: (math.inf if math.isnan(tried[rate]) else tried[rate], rate))
+
+
+def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
+    """Mean with its 95 % interval over items and seeds, as in `claims.interval`; a single number has none.
+
+    Raises ValueError when there are no items.
+    """
+    if values.size == 1:
+        return Interval(float(values.item()), float(values.item()), float(values.item()), 1)
+    return claims.interval(values, seed, CONFIDENCE)
+
+
+def ratio(
+    above: Float[np.ndarray, "seeds items"], below: Float[np.ndarray, "seeds items"], seed: int = 0
+) -> Interval | None:
+    """Ratio of two means over the same items and seeds with its 95 % interval; see `claims.ratio`."""
+    return claims.ratio(above, below, seed, CONFIDENCE)
+
+
+def distinct(study: Study) -> list[str]:
+    """Strategies that train something else than every one before: `top` may have the layers of another."""
+    seen: dict[Strategy, str] = {}
+    for name, records in study.found.items():
+        seen.setdefault(replace(strategy_of(records[0]), name=""), name)
+    return list(seen.values())
+
+
+def curve(records: Sequence[Record]) -> pd.Series:
+    """Training loss by step: mean of the seeds that got there."""
+    columns = [pd.Series(dict(map(tuple, record["loss"])), dtype=float) for record in records]
+    return pd.concat(columns, axis=1).mean(axis=1).sort_index()
+
+
+def last_losses(records: Sequence[Record]) -> Float[np.ndarray, "records 1"]:
+    """Mean training loss of the last tenth of the steps; infinite for a run that ended before it had one."""
+    ends = [record["loss"][-max(1, len(record["loss"]) // 10) :] for record in records]
+    return np.array([[np.mean([loss for _, loss in end]) if end else np.inf] for end in ends])
+
+
+def rank_correlation(
+    x: Float[np.ndarray, "strategies seeds"], y: Float[np.ndarray, "strategies seeds"], seed: int = 0
+) -> tuple[Interval, float]:
+    """Spearman's rank correlation over the strategies: mean of the seeds with its 95 % interval, and chance.
+
+    Mean and interval are those of Fisher's z, which keeps them within -1 and 1; N counts the seeds. Chance is
+    the size that 95 % of the means stay below when the strategies of y are shuffled, all seeds alike. Where
+    one side is the same for all strategies there is no order: it counts 0.
+    """
+    ranks = [rankdata(one, axis=0) for one in (x, y)]
+    one, other = (r - r.mean(axis=0) for r in ranks)
+    size = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+
+    def z(order: Any) -> Float[np.ndarray, "seeds"]:
+        product = (one * other[order]).sum(axis=0)
+        correlation = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+        return np.arctanh(np.clip(correlation, -PERFECT, PERFECT))
+
+    draw = rng(seed, "shuffled strategies")
+    means = [abs(z(draw.permutation(len(x))).mean()) for _ in range(SHUFFLES)]
+    mean, low, high, n = spread(z(slice(None))[:, None], seed)
+    chance = float(np.tanh(np.quantile(means, 0.95)))
+    return Interval(float(np.tanh(mean)), float(np.tanh(low)), float(np.tanh(high)), n), chance
+
+
+def line_look(position: int) -> dict[str, Any]:
+    """How to plot one of many strategies: a look that comes back has another filling of its marker."""
+    colour, dash, marker = look("", position)
+    filling = FILLINGS[position // len(OTHERS) % len(FILLINGS)]
+    return {"color": colour, "linestyle": dash, "marker": marker, "fillstyle": filling}
+
+
+def draw_points(ax: Axes, points: Mapping[str, tuple[Interval, Interval]]) -> None:
+    """Points with the intervals of their x and y, named in a legend on the right."""
+    for position, (name, (x, y)) in enumerate(points.items()):
+        style = line_look(position) | {"linestyle": "none", "markersize": 7}
+        ax.plot([x.low, x.high], [y.value] * 2, color=style["color"], linewidth=0.7)
+        ax.plot([x.value] * 2, [y.low, y.high], color=style["color"], linewidth=0.7)
+        ax.plot(x.value, y.value, label=name, zorder=3, markerfacecoloralt=ax.get_facecolor(), **style)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def strategy_of(record: Record) -> Strategy:
+    """The strategy that a record is about."""
+    return Strategy(
+        record["strategy"],
+        tuple(record["layers"]),
+        record["connector"],
+        record["rank"],
+        record["language"],
+    )
+
+
+def flops(record: Record, forward: Forward) -> float:
+    """Predicted FLOPs of the whole training, the recording of its prefix included, by `costs.of_training`."""
+    batches = -(-record["steps"] // record["epochs"])
+    return of_training(strategy_of(record), forward, record["steps"], batches, record["recorded"])
+
+
+def step_features(record: Record, n_layers: int) -> Features:
+    """What the seconds of a record's step are made of; the recording is spread over the epochs."""
+    strategy = strategy_of(record)
+    of = features(n_layers, strategy, record["parameters"], recorded=record["recorded"])
+    if not record["recorded"]:
+        return of
+    return Features(
+        of.tower + 1 / record["epochs"], of.units + (strategy.start or 0) / record["epochs"], of.weights
+    )
+
+
+def time_model(study: Study, n_layers: int) -> TimeFit:
+    """The time model of `time_model`, fitted to the mean seconds of a step of every strategy.
+
+    Raises ValueError as `fit_time` does.
+    """
+    taken, steps = study.timing["taken"], study.timing["steps"]
+    return fit_time(
+        {
+            name: (step_features(records[0], n_layers), float(np.mean(taken[name])) / steps)
+            for name, records in study.found.items()
+        }
+    )

@@ -1,0 +1,263 @@
+"""What the layers below a band give, recorded once per batch and read again in every epoch.
+
+With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
+in one safetensors file per batch, read through a memory map, and a replay from there gives the gradients of
+the ordinary forward. Of what ran below, only the tensors that the rest reads are kept (`reads`).
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from vlalign_utils.driver.edits import check_layer
+from vlalign_utils.driver.recording import Run
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.inference.append_log import StoreError
+from vlalign_utils.inference.fingerprints import model_identity, weights_identity
+from vlalign_utils.tuning.needed_tensors import needed, specs, unasked
+from vlalign_utils.tuning.prefix_files import checksum, packed, unpacked
+
+LOG = logging.getLogger("vlalign")
+Inputs = Mapping[str, Any]
+
+
+class Prefixes:
+    """Recorded inputs of layer `start` for batches that stay the same; `run(i)` is what `replay` takes."""
+
+    def __init__(
+        self, vlm: VLM, batches: Sequence[Inputs], start: int, folder: Path, limit: int | None = None
+    ) -> None:
+        """Try the first batch. Files are kept in a subfolder of `folder`, named by model, batches and start.
+
+        With `limit` (bytes) the batches that do not fit are run through the model each time instead. Raises
+        ValueError, with the reason, for a model or batches that cannot be recorded, and StoreError when the
+        disk is too full.
+        """
+        if not batches:
+            raise ValueError("there are no batches to record")
+        check_layer(start, "start", 0, vlm.n_layers)
+        self.vlm, self.batches, self.start, self.limit = vlm, batches, start, limit
+        self._stamps, self._identity = _stamps(self._below()), self._identified()
+        first = self._tried()
+        self.folder = folder / _key(vlm, batches, start)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._checked: set[int] = set()
+        self.size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        self._check_space(first)
+        # What batch 0 gave, until it is asked for.
+        self._opening: Run | None = None if self._path(0).is_file() else first
+
+    def run(self, i: int) -> Run:
+        """What layer `start` and the rest need of batch `i`: read, or recorded now, and kept if it fits.
+
+        Raises ValueError when weights below `start` have changed since.
+        """
+        self._check_unchanged()
+        path = self._path(i)
+        stored = self._read(path, i) if path.is_file() else None
+        if stored is not None:
+            return stored
+        run = self._opening if i == 0 and self._opening is not None else self._record(i)
+        kept, plan = self._split(run)
+        if self.limit is None or self.size + _bytes(kept) <= self.limit:
+            data = save(kept, {"plan": plan, "crc32": str(checksum(kept, plan))})
+            if self.limit is None or self.size + len(data) <= self.limit:
+                _write(path, data)
+                self.size += len(data)
+        if i == 0:
+            self._opening = None
+        return run
+
+    def _path(self, i: int) -> Path:
+        return self.folder / f"{i:06d}.safetensors"
+
+    def _below(self) -> list[nn.Parameter]:
+        above = {id(p) for p in self.vlm.layers[self.start :].parameters()}
+        return [p for p in self.vlm.model.parameters() if id(p) not in above]
+
+    def _identified(self) -> str:
+        return weights_identity(nn.ParameterList(self._below()), pinned=True)
+
+    def _check_unchanged(self) -> None:
+        stamps = _stamps(self._below())
+        if stamps == self._stamps:
+            return
+        # Written to, but perhaps with the same values: so do processes that train together, at the start.
+        if self._identified() != self._identity:
+            raise ValueError(
+                f"weights below layer {self.start} have changed since they were recorded: record them again"
+            )
+        self._stamps = stamps
+
+    def _tried(self) -> Run:
+        """What reaches `start` in the first batch; what is kept of it is found, and gives the same logits."""
+        with _frozen(self.vlm.model):
+            whole = self.vlm.record(**self.batches[0])
+        logits = whole.logits
+        if logits.isnan().any():
+            raise ValueError("the model's logits are not numbers on the first batch: nothing can be recorded")
+        first = self._checked_states(_up_to(whole, self.start))
+        del whole
+        self._specs, self._needed = specs(first), unasked(first, self.start)
+        with _frozen(self.vlm.model):
+            # In most families a single replay shows that nothing else is read.
+            if not self._rebuilt_gives(logits, first):
+                if not torch.equal(self._replayed(first), logits):
+                    raise self._drawn_anew()
+                self._needed = needed(self.vlm, first, self.start, logits)
+                if not self._rebuilt_gives(logits, first):
+                    raise ValueError(
+                        f"{type(self.vlm.model).__name__} reads more of what runs below layer {self.start} "
+                        "than can be kept: train without recorded prefixes"
+                    )
+        # A model in eval mode is taken to draw nothing: a second record would cost as much as a step.
+        if any(module.training for module in self.vlm.model.modules()):
+            one, other = self._split(first)[0], self._split(self._record(0))[0]
+            if not all(torch.equal(one[name], other[name]) for name in one):
+                raise self._drawn_anew()
+        return first
+
+    @torch.no_grad()
+    def _replayed(self, run: Run) -> Tensor:
+        return self.vlm.replay(run, start=self.start).logits
+
+    def _rebuilt_gives(self, logits: Tensor, first: Run) -> bool:
+        kept, plan = self._split(first)
+        run = unpacked(self.vlm, self.batches[0], self.start, self._specs, kept, plan, torch.nan)
+        try:
+            return torch.equal(self._replayed(run), logits)
+        except (ValueError, RuntimeError, IndexError):  # NaN in a place that no number may have
+            return False
+
+    def _drawn_anew(self) -> ValueError:
+        return ValueError(
+            f"{type(self.vlm.model).__name__} does not give the same answer twice from layer {self.start} on "
+            "(dropout? layers that depend on more than their input?): train without recorded prefixes"
+        )
+
+    def _record(self, i: int) -> Run:
+        with _frozen(self.vlm.model):
+            return self._checked_states(self.vlm.record(stop=self.start, **self.batches[i]))
+
+    def _checked_states(self, run: Run) -> Run:
+        states = pytree.tree_leaves([list(by.values()) for by in run.states.values()])
+        if any(isinstance(leaf, Tensor) for leaf in states):
+            raise ValueError(
+                f"{type(self.vlm.model).__name__}: layers below {self.start} hand keys and values to those "
+                "above, which a recorded prefix does not hold: train without it"
+            )
+        return run
+
+    def _split(self, run: Run) -> tuple[dict[str, Tensor], str]:
+        if specs(run) != self._specs:
+            raise ValueError(
+                "what runs before the layers differs from batch to batch: train without recorded prefixes"
+            )
+        return packed(run, self.start, self._needed)
+
+    def _read(self, path: Path, i: int) -> Run | None:
+        try:
+            with safe_open(path, "pt", device=str(self.vlm.device)) as file:
+                about = file.metadata()
+                # Copied: some kernels give other last digits where a tensor begins anywhere in memory.
+                kept = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            sound = i in self._checked or int(about["crc32"]) == checksum(kept, about["plan"])
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            LOG.warning("%s is damaged: its batch is recorded again", path)
+            self.size -= path.stat().st_size
+            path.unlink()
+            return None
+        self._checked.add(i)
+        return unpacked(self.vlm, self.batches[i], self.start, self._specs, kept, about["plan"])
+
+    def _check_space(self, first: Run) -> None:
+        whole = len(self.batches) * _bytes(self._split(first)[0])
+        wanted = (whole if self.limit is None else min(whole, self.limit)) - self.size
+        free = shutil.disk_usage(self.folder).free
+        if wanted > free:
+            raise StoreError(
+                f"{self.folder} needs about {wanted / 1e9:.1f} GB for recorded prefixes, but "
+                f"{free / 1e9:.1f} GB are free there: free some, record elsewhere, or give a limit"
+            )
+
+
+def _up_to(run: Run, start: int) -> Run:
+    """What a record of the same inputs holds that stops at layer `start`."""
+    return replace(
+        run,
+        resid=run.resid[: start + 1],
+        versions=run.versions[: start + 1],
+        final=None,
+        outputs={k: output for k, output in run.outputs.items() if k < start},
+        states={k: states for k, states in run.states.items() if k <= start},
+        calls={k: call for k, call in run.calls.items() if k <= start},
+    )
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No weight asks for gradients, as none below `start` does in training.
+
+    Even without gradients some kernels look at that, and give other last digits.
+    """
+    asked = [p for p in model.parameters() if p.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
+    """Which parameters these are, where, and how often each was written to."""
+    return [(id(p), p.data_ptr(), p._version) for p in parameters]
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # a kill leaves no half file under the real name
+    try:
+        partial.write_bytes(data)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}): free some space, record elsewhere, or give a limit"
+        ) from error
+    partial.replace(path)
+
+
+def _bytes(kept: Mapping[str, Tensor]) -> int:
+    return sum(value.nbytes for value in kept.values())
+
+
+def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
+    """Hash of all that decides what is recorded."""
+    about = (model_identity(vlm), start, vlm.device.type, torch.__version__, transformers.__version__)
+    return hashlib.blake2b(f"{about!r} {data_key(batches)}".encode(), digest_size=16).hexdigest()
+
+
+def data_key(batches: Sequence[Inputs]) -> str:
+    """Hash of batches in their order: names, values, types and shapes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for inputs in batches:
+        leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
+        tensors = {str(j): leaf for j, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        digest.update(f"{spec} {others!r} {checksum(tensors)}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""What ran below a decoder layer as tensors and a line of JSON, and a run again."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from vlalign_utils.driver.recording import Run
+from vlalign_utils.driver.residual_stream import Answer
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.tuning.needed_tensors import Slot, leaves
+
+Specs = Sequence[tuple[tuple[str, int], pytree.TreeSpec]]  # of `reads.specs`
+
+
+def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], str]:
+    """Tensors to keep, and as JSON: the stream's shape, and for every leaf where it is or what it was.
+
+    Raises ValueError for what is no tensor and JSON cannot hold.
+    """
+    kept: dict[str, Tensor] = {}
+    plan: list[Any] = [list(run.resid[start].shape)]
+    for number, (slot, leaf) in enumerate(leaves(run)):
+        if not isinstance(leaf, Tensor):
+            if not isinstance(leaf, str | int | float | bool | None):
+                raise ValueError(
+                    f"a {type(leaf).__name__} runs before layer {start}, which no file can hold: "
+                    "train without recorded prefixes"
+                )
+            plan.append(["value", leaf])
+        elif slot in needed:
+            # A copy: no file takes two tensors that share memory.
+            kept[str(number)] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
+            plan.append(["kept", str(number)])
+        else:
+            plan.append(["empty", list(leaf.shape), str(leaf.dtype).removeprefix("torch.")])
+    return kept, json.dumps(plan)
+
+
+def unpacked(
+    vlm: VLM,
+    inputs: Mapping[str, Any],
+    start: int,
+    specs: Specs,
+    kept: Mapping[str, Tensor],
+    plan: str,
+    rest: float = 0.0,
+) -> Run:
+    """A run of these inputs to replay from `start`; what was not kept is `rest` everywhere.
+
+    NaN shows in a forward who reads it, but a backward pass may take up 0 times NaN where nobody does.
+    """
+    answers: dict[str, list[Answer]] = {}
+    outputs: dict[int, Any] = {}
+    shape, *entries = json.loads(plan)
+    left = iter([_leaf(entry, kept, vlm.device, rest) for entry in entries])
+    for (name, number), spec in specs:
+        own = [next(left) for _ in range(spec.num_leaves)]
+        if name:
+            answers.setdefault(name, []).append((own, spec))
+        else:
+            outputs[number] = pytree.tree_unflatten(own, spec)
+    # Only its shape is looked at: the stream comes out of the last layer that did not run.
+    stream = torch.empty((), dtype=vlm.model.dtype, device=vlm.device).expand(shape)
+    return Run(
+        inputs=vlm._on_device(inputs),
+        resid=[stream] * (start + 1),
+        final=None,
+        outputs=outputs,
+        states={},
+        answers=answers,
+        calls={},
+        root=vlm.model,
+        versions=[stream._version] * (start + 1),
+    )
+
+
+def checksum(kept: Mapping[str, Tensor], plan: str = "") -> int:
+    """Of tensors, their names, types and shapes, and of the plan."""
+    total = zlib.crc32(plan.encode())
+    for name in sorted(kept):
+        total = zlib.crc32(f"{name} {kept[name].dtype} {list(kept[name].shape)}".encode(), total)
+        raw = kept[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(raw.numpy().data, total)
+    return total
+
+
+def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device, rest: float) -> Any:
+    kind, *about = entry
+    if kind == "kept":
+        return kept[about[0]].to(device)
+    if kind == "value":
+        return about[0]
+    return torch.full(about[0], rest, dtype=getattr(torch, about[1]), device=device)

@@ -1,0 +1,130 @@
+"""What a fine-tune trains: which decoder layers, with full weights or LoRA, the connector or not."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.evidence.intervals import rng
+
+_CONNECTOR = re.compile(r"projector|connector|merger|resampler")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Decoder layers that are trained, ascending; all else is frozen but what the other fields name.
+
+    `rank` above 0 trains LoRA matrices of that rank in those layers, and none of their own weights.
+    `language` trains the whole language model: its embeddings, final norm and head as well.
+    """
+
+    name: str
+    layers: tuple[int, ...] = ()
+    connector: bool = False
+    rank: int = 0
+    language: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for layers out of order, a negative rank, or nothing to train."""
+        if list(self.layers) != sorted(set(self.layers)) or min(self.layers, default=0) < 0:
+            raise ValueError(
+                f"strategy {self.name!r}: layers are {list(self.layers)}, expected ascending numbers"
+            )
+        if self.rank < 0 or (self.rank and (self.language or not self.layers)):
+            raise ValueError(f"strategy {self.name!r}: rank {self.rank} needs layers, and frozen ones")
+        if not (self.layers or self.connector or self.language):
+            raise ValueError(f"strategy {self.name!r} trains nothing: no layers and no connector")
+
+    @property
+    def start(self) -> int | None:
+        """The lowest layer that is trained; None when something below layer 0 is."""
+        return None if self.connector or self.language else self.layers[0]
+
+    def adapters(self, rank: int) -> "Strategy":
+        """The same layers with LoRA of this rank."""
+        return replace(self, name=f"{self.name}, LoRA", rank=rank)
+
+
+def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int = 0) -> dict[str, Strategy]:
+    """What a band [first, stop) is compared with, by name.
+
+    Full tuning trains all but the vision tower; `early`, `late`, `uniform` and the `random` draws train as
+    many layers as the band has, `complement` the others, `connector` none. `full`, `connector` and `band,
+    connector` train the connector; with nothing trained below it, the input of all others can be recorded.
+    Raises ValueError when the band is empty, leaves the model or fills it.
+    """
+    first, stop = band
+    if not 0 <= first < stop <= n_layers or stop - first == n_layers:
+        raise ValueError(
+            f"the band [{first}, {stop}) does not fit: it must be a part of the model's {n_layers} layers"
+        )
+    width, every = stop - first, range(n_layers)
+    # The middles of `width` equal parts of the depth.
+    spread = np.floor((np.arange(width) + 0.5) * n_layers / width).astype(int)
+    chosen = [
+        Strategy("full", tuple(every), connector=True, language=True),
+        Strategy("band", tuple(range(first, stop))),
+        Strategy("band, connector", tuple(range(first, stop)), connector=True),
+        Strategy("early", tuple(range(width))),
+        Strategy("late", tuple(range(n_layers - width, n_layers))),
+        Strategy("complement", tuple(k for k in every if not first <= k < stop)),
+        Strategy("uniform", tuple(spread.tolist())),
+        Strategy("connector", connector=True),
+    ]
+    draw = rng(seed, "layers drawn")
+    for number in range(1, draws + 1):
+        layers = sorted(draw.choice(n_layers, width, replace=False).tolist())
+        chosen.append(Strategy(f"random {number}", tuple(layers)))
+    return {strategy.name: strategy for strategy in chosen}
+
+
+def top(importance: Float[np.ndarray, "layers"], k: int) -> Strategy:
+    """The `k` layers of the highest measured importance; the earlier one of equals.
+
+    Raises ValueError unless 1 <= k <= layers.
+    """
+    if not 1 <= k <= len(importance):
+        raise ValueError(f"k is {k}, expected 1..{len(importance)} layers")
+    return Strategy("top", tuple(sorted(np.argsort(-importance, kind="stable")[:k].tolist())))
+
+
+def singles(n_layers: int) -> list[Strategy]:
+    """One strategy for every layer alone."""
+    return [Strategy(f"layer {k}", (k,)) for k in range(n_layers)]
+
+
+def trained(vlm: VLM, strategy: Strategy) -> list[nn.Parameter]:
+    """The model's own parameters that a strategy trains, each once; for LoRA see `adapters`.
+
+    Raises ValueError when a layer is not there, or no connector is found.
+    """
+    beyond = [k for k in strategy.layers if k >= vlm.n_layers]
+    if beyond:
+        raise ValueError(
+            f"strategy {strategy.name!r} trains layer {beyond[0]}, the model has {vlm.n_layers} layers"
+        )
+    chosen: list[nn.Parameter] = []
+    if strategy.connector:
+        chosen += connector(vlm)
+    if strategy.language:
+        parts: Sequence[nn.Module | None] = (
+            vlm.anatomy.ancestors()[-1],
+            vlm.model.get_input_embeddings(),
+            vlm.model.get_output_embeddings(),
+        )
+        chosen += [p for part in parts if part is not None for p in part.parameters()]
+    if not strategy.rank:
+        chosen += [p for k in strategy.layers for p in vlm.layers[k].parameters()]
+    return list({id(p): p for p in chosen}.values())
+
+
+def connector(vlm: VLM) -> list[nn.Parameter]:
+    """Parameters of the modules named like a connector. Raises ValueError when there are none."""
+    bridge = [p for name, p in vlm.model.named_parameters() if _CONNECTOR.search(name)]
+    if not bridge:
+        raise ValueError(f"{type(vlm.model).__name__} has no module that is named like a connector")
+    return bridge

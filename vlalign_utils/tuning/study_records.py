@@ -1,0 +1,56 @@
+"""Records of what was trained: one line of JSON each, found again by all that decides it.
+
+Those of the registry's own parameters are committed in `book/studies/`. They do not depend on the code that
+made them: a test makes one again. New ones gather in `.cache/studies/`, in a file named by the code.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlalign_utils.inference.append_log import Journal
+from vlalign_utils.inference.store import canonical
+from vlalign_utils.paths import PACKAGE, ROOT
+
+Record = dict[str, Any]
+
+
+def committed(arch: str) -> Path:
+    """The file of an architecture's records in the repository."""
+    return ROOT / "book" / "studies" / f"{arch}.jsonl"
+
+
+class Records:
+    """What was trained before, by key, and the journal that new records go to."""
+
+    def __init__(self, committed: Path, journal: Path) -> None:
+        """Read both; either may be missing."""
+        lines = committed.read_text(encoding="utf-8").splitlines() if committed.is_file() else []
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(journal)
+        self.known: dict[str, Record] = {r["key"]: r for r in (*map(json.loads, lines), *self._journal.lines)}
+        self.used: dict[str, Record] = {}  # in the order asked for
+
+    def get(self, about: Record, make: Callable[[], Record]) -> Record:
+        """The record about something, made by calling `make` if it is not known."""
+        key = hashlib.sha256(canonical(about).encode()).hexdigest()[:20]
+        if key not in self.known:
+            record = {"key": key, **about, **make()}
+            self._journal.add(record)
+            self.known[key] = record
+        self.used[key] = self.known[key]
+        return self.used[key]
+
+
+def records(arch: str) -> Records:
+    """Records of an architecture: the committed ones, and those that this very code has made here."""
+    return Records(committed(arch), ROOT / ".cache" / "studies" / f"{arch}-{_code()}.jsonl")
+
+
+def _code() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
