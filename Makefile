@@ -49,21 +49,21 @@ setup: $(READY)
 	@touch $@
 
 book: $(READY)
-	@$(PY) -m vlalign_utils.pipeline.staleness book --archs "$(ARCHS)" --cores $(CORES)
+	@$(PY) -m vlalign_utils book --archs "$(ARCHS)" --cores $(CORES)
 
 run: $(READY)
 	@test -n "$(ARCH)" -a -n "$(NB)" || { echo "Error: say what to run: make run ARCH=llava NB=04_causal PARAMS=my.yml"; exit 1; }
-	@$(PY) -m vlalign_utils.pipeline.execute run --arch "$(ARCH)" --nb "$(NB)" $(if $(PARAMS),--params "$(PARAMS)")
+	@$(PY) -m vlalign_utils run --arch "$(ARCH)" --nb "$(NB)" $(if $(PARAMS),--params "$(PARAMS)")
 
 zoo: $(READY)
-	@$(PY) -m vlalign_utils.zoo "$(CHAIN)" --device "$(DEVICE)"
+	@$(PY) -m vlalign_utils zoo "$(CHAIN)" --device "$(DEVICE)"
 
 tune: $(READY)
 	@test -n "$(ARCH)" || { echo "Error: say which architecture: make tune ARCH=llava"; exit 1; }
-	@$(PY) -m vlalign_utils.tuning.run_study "$(ARCH)"
+	@$(PY) -m vlalign_utils tune "$(ARCH)"
 
 serve: $(READY)
-	@$(PY) -m vlalign_utils.book serve
+	@$(PY) -m vlalign_utils serve
 
 check: $(READY)
 	$(PY) -m ruff check .
@@ -75,7 +75,7 @@ test: check
 	$(PY) -m pytest -n 2 --dist loadgroup -m conformance
 	tests/html/setup.sh
 	$(PY) -m pytest -n 2 -m notebooks
-	@$(PY) -m vlalign_utils.pipeline.staleness book --archs "$(ARCHS)" --cores $(CORES)
+	@$(PY) -m vlalign_utils book --archs "$(ARCHS)" --cores $(CORES)
 	$(PY) -m pytest -m html
 
 families: $(READY)

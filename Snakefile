@@ -4,8 +4,8 @@
 # published must survive that.
 import sys
 
-from vlalign_utils import pipeline, registry
-from vlalign_utils.registry import COMPARISON
+from vlalign_utils.pipeline import registry, staleness
+from vlalign_utils.pipeline.registry import COMPARISON
 
 
 rule pages:
@@ -14,19 +14,19 @@ rule pages:
     output:
         touch(".cache/steps/pages"),
     shell:
-        "{sys.executable} -m vlalign_utils.pipeline pages"
+        "{sys.executable} -m vlalign_utils pages"
 
 
 rule comparison:
     input:
-        pipeline.runs(config.get("archs", "")),
+        staleness.runs(config.get("archs", "")),
     output:
         touch(".cache/steps/comparison"),
     params:
         nb=registry.load().comparison,
         arch=COMPARISON,
     shell:
-        "{sys.executable} -m vlalign_utils.execute run --arch {params.arch} --nb {params.nb} --if-stale"
+        "{sys.executable} -m vlalign_utils run --arch {params.arch} --nb {params.nb} --if-stale"
 
 
 rule notebook:
@@ -36,4 +36,4 @@ rule notebook:
     threads: 1
     priority: lambda wildcards: int(wildcards.nb[:2])  # the later notebooks take longer: start them first
     shell:
-        "{sys.executable} -m vlalign_utils.execute run --arch {wildcards.arch} --nb {wildcards.nb}"
+        "{sys.executable} -m vlalign_utils run --arch {wildcards.arch} --nb {wildcards.nb}"

@@ -15,7 +15,7 @@ from benchmarks import capture, geometry, memory, reuse, storage, sweeps, tuning
 from benchmarks.plans import plans
 from benchmarks.sizes import SIZES, Size, check_device
 from vlalign_utils.paths import write_atomic
-from vlalign_utils.tuning.machine import machine
+from vlalign_utils.tuning.timing import machine
 
 RESULTS = Path(__file__).parent / "results"
 

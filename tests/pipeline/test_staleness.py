@@ -1,9 +1,5 @@
-import os
-import sys
-
 import nbformat
 import pytest
-from typer.testing import CliRunner
 
 from vlalign_utils.evidence.results import Results
 from vlalign_utils.paths import write_atomic
@@ -131,22 +127,3 @@ def test_a_notebook_that_is_no_chapter_of_the_architecture_is_refused(root):
         staleness.plan("02_b", "one", {}, False, root)
     with pytest.raises(ParameterError, match=r"there is no notebook '\.\./notebooks/01_a'"):
         staleness.plan("../notebooks/01_a", "one", {}, False, root)
-
-
-def test_no_cores_are_refused():
-    done = CliRunner().invoke(staleness.app, ["book", "--cores", "0"])
-    assert done.exit_code == 2
-    assert "--cores" in done.output
-
-
-def test_what_was_started_ends_with_a_build_that_is_interrupted(tmp_path, monkeypatch):
-    def interrupted(line):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(staleness.typer, "echo", interrupted)
-    mark = tmp_path / "pid"
-    code = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); print('on', flush=True)"
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(KeyboardInterrupt):
-        staleness._show([sys.executable, "-c", f"{code}; time.sleep(600)"], lock.fileno())
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(mark.read_text()), 0)

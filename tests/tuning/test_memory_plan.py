@@ -13,9 +13,8 @@ from tiny_models import build
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
-from typer.testing import CliRunner
 
-from vlalign_utils.tuning.memory_plan import Plan, _states, app, plan, table
+from vlalign_utils.tuning.memory_plan import Plan, _states, plan, table
 from vlalign_utils.tuning.strategies import Strategy, strategies, trained
 
 BATCH, TOKENS = 2, 14  # of the inputs of the tiny models
@@ -262,21 +261,3 @@ def test_what_is_refused(options: dict, message: str, checks_off: None) -> None:
 def test_a_decoder_that_needs_an_image_is_refused(family: str) -> None:
     with pytest.raises(ValueError, match="no plan for a decoder with cross-attention"):
         planned(family, BAND)
-
-
-def test_the_command_prints_a_band_beside_full_tuning(hub_folder: Path) -> None:
-    asked = [str(hub_folder), "--band", "1", "3", "--batch-size", "2", "--tokens", "14", "--lora", "4"]
-    answer = CliRunner().invoke(app, [*asked, "--no-checkpointing", "--memory", "8"])
-    assert answer.exit_code == 0, answer.output
-    assert "1 x batch of 2 x 14 tokens, bfloat16, adamw, no checkpointing" in answer.output
-    head = answer.output.splitlines()[1].split()
-    assert head == ["[1,", "3)", "full"]
-    assert "full fits" in answer.output
-    answer = CliRunner().invoke(app, [str(hub_folder), "--band", "3", "9"])
-    assert answer.exit_code == 1
-    assert "trains layer 4, the model has 4 layers" in answer.output
-
-
-def test_the_command_without_a_band_prints_full_tuning_alone(hub_folder: Path) -> None:
-    answer = CliRunner().invoke(app, [str(hub_folder), "--tokens", "14"])
-    assert answer.output.splitlines()[1].split() == ["full"]

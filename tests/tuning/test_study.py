@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from typer.testing import CliRunner
 
 from vlalign_utils import load_vlm
+from vlalign_utils.cli import TUNING
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.parameters import effective, read_notebook
-from vlalign_utils.tuning import run_study, study
-from vlalign_utils.tuning.machine import machine
+from vlalign_utils.tuning import protocol as sizes
+from vlalign_utils.tuning import study, timing
 from vlalign_utils.tuning.study import Protocol
 from vlalign_utils.tuning.study_records import Records, committed
 
@@ -111,22 +111,24 @@ def test_a_single_rate_is_taken_untried():
 
 def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     protocol = replace(SMALL, trial_steps=30, batch_size=32)
-    every = study._questions(protocol, study.TRIAL_SEED, protocol.trial_steps + study.TRIAL_BATCHES)
+    every = sizes._questions(protocol, sizes.TRIAL_SEED, protocol.trial_steps + sizes.TRIAL_BATCHES)
     taught, asked = every[: 30 * 32], every[30 * 32 :]
-    suites = {name: {item.group for item in scoring.load(name, 100, 5, "train")} for name in study.seeing()}
+    suites = {
+        name: {item.group for item in scoring.load(name, 100, 5, "train")} for name in sizes.vision_suites()
+    }
     assert all({item.group for item in asked} & groups for groups in suites.values())
-    parts = study.trial_lessons(chain[0], SMALL)
-    sizes = [sum(len(batch.rows) for batch in part) for part in parts]
-    assert sizes == [SMALL.trial_steps * SMALL.batch_size, study.TRIAL_BATCHES * SMALL.batch_size]
-    assert len(taught) + len(asked) == 32 * (30 + study.TRIAL_BATCHES)
+    parts = sizes.trial_batches(chain[0], SMALL)
+    held = [sum(len(batch.rows) for batch in part) for part in parts]
+    assert held == [SMALL.trial_steps * SMALL.batch_size, sizes.TRIAL_BATCHES * SMALL.batch_size]
+    assert len(taught) + len(asked) == 32 * (30 + sizes.TRIAL_BATCHES)
 
 
 def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(study.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
     asked = []
-    monkeypatch.setattr(study, "tune", lambda *given: asked.append(given[1:]) or nullcontext())
-    found = study.side_by_side(chain[0], SMALL, 2)
+    monkeypatch.setattr(timing, "tune", lambda *given: asked.append(given[1:]) or nullcontext())
+    found = timing.side_by_side(chain[0], SMALL, 2)
     assert found == {
         "full": 1,
         "band, ordinary loop": 1,
@@ -143,20 +145,20 @@ def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
 
 
 def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
-    timing = found[0].timing
-    assert (timing["steps"], timing["epochs"], timing["rounds"]) == (2, 2, 2)
-    assert timing["machine"] == machine("cpu")
-    assert set(timing["taken"]) == set(found[0].found)
-    assert all(len(taken) == 2 and min(taken) > 0 for taken in timing["taken"].values())
+    taken = found[0].timing
+    assert (taken["steps"], taken["epochs"], taken["rounds"]) == (2, 2, 2)
+    assert taken["machine"] == timing.machine("cpu")
+    assert set(taken["taken"]) == set(found[0].found)
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in taken["taken"].values())
     turns = []
-    monkeypatch.setattr(study, "_tuned", lambda vlm, s, *rest: turns.append(s.name) or nullcontext())
+    monkeypatch.setattr(timing, "tuned_alone", lambda vlm, s, *rest: turns.append(s.name) or nullcontext())
     chosen = study.compared(chain[0].n_layers, SMALL, [0.1] * chain[0].n_layers, 0)
-    study.timed(chain[0], chosen, SMALL)
+    timing.timed(chain[0], chosen, SMALL)
     assert turns == [s.name for s in chosen] * 2
 
 
 def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
-    monkeypatch.setattr(study, "tune", None)
+    monkeypatch.setattr(timing, "tune", None)
     again = study.study(*chain, SMALL, found[1])
     assert again.found == found[0].found
     assert again.importance == found[0].importance
@@ -164,7 +166,7 @@ def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
 
 
 def test_seeds_draw_other_questions_in_another_order(chain):
-    one, same, other = (study.lessons(chain[0], SMALL, seed, 2) for seed in (0, 0, 1))
+    one, same, other = (sizes.training_batches(chain[0], SMALL, seed, 2) for seed in (0, 0, 1))
     assert torch.equal(one[0].inputs["input_ids"], same[0].inputs["input_ids"])
     assert one[0].inputs["input_ids"].shape != other[0].inputs["input_ids"].shape or not torch.equal(
         one[0].inputs["input_ids"], other[0].inputs["input_ids"]
@@ -173,14 +175,18 @@ def test_seeds_draw_other_questions_in_another_order(chain):
 
 def test_scores_are_those_of_the_suites(found, chain):
     exam = found[0].exam
-    assert list(exam) == [*study.seeing(), "text"]
+    assert list(exam) == [*sizes.vision_suites(), "text"]
     expected = scoring.evaluate(chain[0], exam["digits"]).correct
     assert found[0].aligned["correct"]["digits"] == expected.tolist()
 
 
 def test_importance_is_the_loss_when_a_layer_is_put_back(found, chain):
     aligned, tuned = chain
-    items = [i for name in study.seeing() for i in scoring.load(name, SMALL.items, study.TRIAL_SEED, "train")]
+    items = [
+        i
+        for name in sizes.vision_suites()
+        for i in scoring.load(name, SMALL.items, sizes.TRIAL_SEED, "train")
+    ]
     whole = scoring.evaluate(tuned, items).prob
     own = {name: value.clone() for name, value in tuned.layers[1].state_dict().items()}
     tuned.layers[1].load_state_dict(aligned.layers[1].state_dict())
@@ -194,40 +200,25 @@ def test_epochs_share_the_steps():
     assert replace(SMALL, steps=7, epochs=3).batches == 3
 
 
-def test_an_unknown_architecture_is_one_sentence():
-    result = CliRunner().invoke(run_study_app(), ["lava"])
-    assert result.exit_code == 1
-    assert "lava" in result.output
-    assert "Traceback" not in result.output
-
-
-def run_study_app():
-    import typer
-
-    app = typer.Typer()
-    app.command()(run_study.run)
-    return app
-
-
-CHAINS = [e.name for e in registry.load().architectures.values() if run_study.NOTEBOOK in e.notebooks]
+CHAINS = [e.name for e in registry.load().architectures.values() if TUNING in e.notebooks]
 
 
 @pytest.mark.parametrize("arch", CHAINS)
 def test_committed_records_are_those_of_the_registry(arch):
     """All that the registry's parameters ask for, and nothing else, is on record."""
     entry = registry.load().architecture(arch)
-    own = entry.parameters.get(run_study.NOTEBOOK, {})
+    own = entry.parameters.get(TUNING, {})
     filled = {"arch": arch, "quick": False}
-    params = effective(read_notebook(run_study.NOTEBOOK, ROOT), run_study.NOTEBOOK, filled, own)
-    protocol = study.protocol_of(params)
+    params = effective(read_notebook(TUNING, ROOT), TUNING, filled, own)
+    protocol = sizes.protocol_of(params)
     records = [json.loads(line) for line in committed(arch).read_text().splitlines()]
     runs = [r for r in records if r["what"] == "run"]
     assert {(r["steps"], r["batch_size"]) for r in runs} == {(protocol.steps, protocol.batch_size)}
     several = [r for r in runs if not r["strategy"].startswith("layer ")]
-    (timing,) = [r for r in records if r["what"] == "timing"]
-    assert set(timing["taken"]) == {r["strategy"] for r in several}
-    assert all(len(taken) == protocol.rounds for taken in timing["taken"].values())
-    assert len(several) == len(timing["taken"]) * protocol.seeds
+    (timed,) = [r for r in records if r["what"] == "timing"]
+    assert set(timed["taken"]) == {r["strategy"] for r in several}
+    assert all(len(taken) == protocol.rounds for taken in timed["taken"].values())
+    assert len(several) == len(timed["taken"]) * protocol.seeds
     assert {r["seed"] for r in several} == set(range(protocol.seeds))
 
 
@@ -236,13 +227,13 @@ def test_a_committed_run_is_the_same_when_trained_again(chain):
     records = [json.loads(line) for line in committed("mllama").read_text().splitlines()]
     old = next(r for r in records if r["what"] == "run" and r["strategy"] == "late" and r["seed"] == 0)
     params = effective(
-        read_notebook(run_study.NOTEBOOK, ROOT),
-        run_study.NOTEBOOK,
+        read_notebook(TUNING, ROOT),
+        TUNING,
         {"arch": "mllama", "quick": False},
-        registry.load().architecture("mllama").parameters[run_study.NOTEBOOK],
+        registry.load().architecture("mllama").parameters[TUNING],
     )
-    protocol = study.protocol_of(params)
-    exam = {name: scoring.load(name, protocol.items) for name in study.seeing()}
+    protocol = sizes.protocol_of(params)
+    exam = {name: scoring.load(name, protocol.items) for name in sizes.vision_suites()}
     exam["text"] = scoring.load("text", 2 * protocol.items)
     strategy = study.strategies(chain[0].n_layers, protocol.band)["late"]
     new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], exam)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
+
 from vlalign_utils.book import toc
 from vlalign_utils.book.pages import (
     card,
@@ -43,11 +45,12 @@ def check_complete(entries: Registry, root: Path = ROOT) -> None:
 def check_toc(entries: Registry, root: Path = ROOT) -> None:
     """Raise BookError when `_toc.yml` is not the one that the registry gives."""
     if (root / "_toc.yml").read_text(encoding="utf-8") != toc.render(entries):
-        raise BookError("_toc.yml does not match architectures.yml; run: python -m vlalign_utils.book toc")
+        raise BookError("_toc.yml does not match architectures.yml; run: python -m vlalign_utils toc")
 
 
 def generate(entries: Registry, root: Path = ROOT) -> None:
     """Write the pages and figures that are made from results into `_generated/`."""
+    matplotlib.use("Agg")  # figures go to files: no window, whatever the machine has
     folder = root / toc.GENERATED
     shutil.rmtree(folder, ignore_errors=True)
     write_atomic(folder / ".gitignore", "*\n")

@@ -8,7 +8,7 @@ from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 GENERATED = "_generated"  # folder of pages that the build writes from results
 PAGES = ("suites", "families", "benchmarks")
-HEADER = "# Generated from architectures.yml: python -m vlalign_utils.book toc\n"
+HEADER = "# Generated from architectures.yml: python -m vlalign_utils toc\n"
 
 
 def card(arch: str) -> str:

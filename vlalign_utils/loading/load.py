@@ -91,7 +91,7 @@ def load_vlm(
         warnings.warn(f"trust_remote_code runs Python code that comes with {checkpoint.name}", stacklevel=2)
     with quiet():
         folder = fetch_small(checkpoint, trust_remote_code)
-        config = _config(checkpoint, folder, trust_remote_code)
+        config = read_config(checkpoint, folder, trust_remote_code)
         quantised = getattr(config, "quantization_config", None) is not None
         if quantised and (quantization or wants_base):
             what = "quantization" if quantization else "stage='base'"
@@ -167,7 +167,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _config(checkpoint: Checkpoint, folder: Path, trust_remote_code: bool) -> Any:
+def read_config(checkpoint: Checkpoint, folder: Path, trust_remote_code: bool) -> Any:
+    """Configuration of an image-text-to-text model. Raises ValueError, saying why, where there is none."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError, AttributeError, TypeError, StrictDataclassError) as error:

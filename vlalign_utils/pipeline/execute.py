@@ -5,15 +5,13 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nbformat
 import papermill
-import typer
 import yaml
 from ipykernel.kernelspec import get_kernel_dict
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -25,8 +23,8 @@ from vlalign_utils.evidence.results import Results, ResultsError, read
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.pipeline.normalise import PageError, check_size, digest, machine_paths, normalise
 from vlalign_utils.pipeline.parameters import ParameterError, defaults, read_notebook
-from vlalign_utils.pipeline.registry import COMPARISON, RegistryError
-from vlalign_utils.pipeline.staleness import fresh, marker, plan
+from vlalign_utils.pipeline.registry import RegistryError
+from vlalign_utils.pipeline.staleness import marker, plan
 
 START_TIMEOUT = 300  # seconds for a kernel to answer; on a busy machine a minute is not enough
 CELL_TIMEOUT = 3600  # seconds; a cell that takes longer is taken to hang
@@ -193,37 +191,3 @@ def read_params(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ParameterError(f"the parameter file {path} must hold lines such as 'seed: 1'")
     return data
-
-
-app = typer.Typer(add_completion=False)
-
-
-@app.callback()
-def _commands() -> None:
-    """Execute notebooks into the book."""
-
-
-@app.command()
-def run(
-    nb: Annotated[str, typer.Option(help="notebook, e.g. 04_causal")],
-    arch: Annotated[str, typer.Option(help=f"entry of architectures.yml, or {COMPARISON}")],
-    params: Annotated[Path | None, typer.Option(help="YAML file of parameters")] = None,
-    quick: Annotated[bool, typer.Option(help="small sizes, for tests")] = False,
-    if_stale: Annotated[bool, typer.Option(help="only if this machine has not run these inputs")] = False,
-) -> None:
-    """Execute one notebook and publish it in book/results."""
-    start = time.monotonic()
-    try:
-        if if_stale and fresh(nb, arch):
-            return
-        path = execute(nb, arch, read_params(params) if params else {}, quick)
-    except Expected as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s")
-    if params:
-        typer.echo("The next make book restores the registry's parameters; to keep these, put them there.")
-
-
-if __name__ == "__main__":
-    app()

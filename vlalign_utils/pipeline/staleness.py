@@ -1,24 +1,17 @@
-"""What `make book` has to do: which notebooks are stale, and whether the pages still match their sources."""
+"""Which notebooks are stale, and whether the pages still match their sources."""
 
-import fcntl
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import nbformat
-import typer
 
 from vlalign_utils.evidence.results import Results, ResultsError, read
-from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import digest
 from vlalign_utils.pipeline.parameters import ParameterError, effective, input_hash, read_notebook
-from vlalign_utils.pipeline.registry import COMPARISON, RegistryError
+from vlalign_utils.pipeline.registry import COMPARISON
 
 PAGE_SOURCES = (
     "_config.yml",
@@ -31,23 +24,7 @@ PAGE_SOURCES = (
     "zoo",
 )
 
-HOUSEKEEPING = (
-    "Assuming unrestricted",
-    "Building DAG",
-    "Using shell",
-    "Select jobs",
-    "Execute ",
-    "Touching output",
-    "Complete log",
-    "Elapsed time",
-    # A failed job has said why itself; these add the command line.
-    "RuleException",
-    "CalledProcessError",
-    "Command '",
-    "Exiting because",
-    "WorkflowError",
-    "At least one job",
-)
+PAGES = ".cache/pages"  # the stamp of the pages: the hash of what they were built from
 
 
 def plan(
@@ -137,84 +114,6 @@ def page_hash(root: Path = ROOT) -> str:
 
 def pages_current(root: Path = ROOT) -> bool:
     """Whether `_build/html` was built from exactly these sources."""
-    stamp = root / ".cache" / "pages"
+    stamp = root / PAGES
     built = (root / "_build" / "html" / "index.html").is_file() and stamp.is_file()
     return built and stamp.read_text() == page_hash(root)
-
-
-app = typer.Typer(add_completion=False)
-
-
-def _show(command: list[str], lock: int) -> int:
-    """Run Snakemake, print what the notebooks and errors say but not its housekeeping; its exit status."""
-    with subprocess.Popen(
-        command, cwd=ROOT, pass_fds=[lock], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                if line.strip() and not line.startswith(HOUSEKEEPING):
-                    typer.echo(line.rstrip())
-        except BaseException:
-            # Left alone it could wait for ever on a pipe that nobody reads, and keep the lock.
-            process.kill()
-            raise
-    return process.returncode
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """End as any other exit does, so that what was started is ended too."""
-    raise SystemExit(128 + number)
-
-
-@app.command()
-def pages() -> None:
-    """Build the book's pages, unless they match their sources already."""
-    stamp = ROOT / ".cache" / "pages"
-    before = page_hash()
-    if not pages_current():
-        stamp.unlink(missing_ok=True)
-        done = subprocess.run([sys.executable, "-m", "vlalign_utils.book", "build"], cwd=ROOT, check=False)
-        if done.returncode:
-            raise typer.Exit(done.returncode)
-        write_atomic(stamp, before)
-
-
-@app.command()
-def book(
-    archs: Annotated[str, typer.Option(help="comma list, or all; default: the first of the registry")] = "",
-    cores: Annotated[int, typer.Option(min=1, help="notebooks that run side by side")] = 2,
-) -> None:
-    """Execute what is stale, then build the pages."""
-    signal.signal(signal.SIGTERM, _stop)
-    (ROOT / ".cache").mkdir(exist_ok=True)
-    lock = os.open(ROOT / ".cache" / "book.lock", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        typer.echo("Another make book is at work in this folder; waiting for it to finish.")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        todo = [run for run in runs(archs) if not (ROOT / run).is_file()]
-        compared = fresh(registry.load().comparison, COMPARISON)
-        done = not todo and compared and pages_current()
-    except (ParameterError, RegistryError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    if not done:
-        for step in (ROOT / ".cache" / "steps").glob("*"):
-            step.unlink()
-        typer.echo(f"{len(todo)} notebooks to execute, {cores} at a time, then the comparison and the pages")
-        # The lock below is held by this process and by Snakemake, and is let go even when they are killed;
-        # Snakemake's own lock would stay behind.
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", "--rerun-incomplete"]
-        command += ["--keep-going", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
-        command += ["--quiet", "host", "progress", "rules", "reason"]
-        command += ["--config", f"archs={archs}"] if archs else []
-        if _show(command, lock):
-            typer.echo("Error: the book was not rebuilt; the lines above say what failed.", err=True)
-            raise typer.Exit(1)
-    typer.echo("The book is up to date: _build/html/index.html")
-
-
-if __name__ == "__main__":
-    app()

@@ -1,22 +1,21 @@
 """What a fine-tune will hold in memory, computed from a configuration before any weight is loaded.
 
-python -m vlalign_utils.tuning.memory_plan MODEL --band 8 25 prints it for a band beside full tuning.
+`python -m vlalign_utils plan MODEL --band 8 25` prints it for a band beside full tuning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-import typer
 from torch import nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.checkpoint import fetch_small, locate
-from vlalign_utils.loading.load import _config
+from vlalign_utils.loading.load import read_config
 from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
 from vlalign_utils.loading.verbosity import silent
@@ -196,7 +195,7 @@ def _empty(model: Any, precision: torch.dtype, revision: str | None) -> VLM:
         checkpoint = locate(model, revision=revision)
         if "config.json" not in checkpoint.files:
             raise ValueError(f"{checkpoint.name} has no config.json: it is not a transformers model")
-        config = _config(checkpoint, fetch_small(checkpoint), False)
+        config = read_config(checkpoint, fetch_small(checkpoint), False)
         config._attn_implementation = None  # not what the machine it was trained on had
     build = kind.from_config if kind is AutoModelForImageTextToText else kind._from_config
     with silent(), torch.device("meta"):
@@ -237,59 +236,16 @@ def table(plans: Sequence[Plan]) -> str:
     return "\n".join([how, " " * left + head, *lines])
 
 
-app = typer.Typer(add_completion=False)
+def beside_full(
+    model: str | Path, band: tuple[int, int], rank: int, connector: bool, sizes: Mapping[str, Any]
+) -> list[Plan]:
+    """Plans of a band [first, stop) and of full tuning; (0, 0) is no band. `sizes` go to `plan`.
 
-
-@app.command()
-def main(
-    model: Annotated[str, typer.Argument(help="folder or hub id; only its config.json is read")],
-    band: Annotated[tuple[int, int], typer.Option(help="first and stop: decoder layers to train")] = (0, 0),
-    batch_size: Annotated[int, typer.Option(help="sequences at once on one device")] = 1,
-    tokens: Annotated[int, typer.Option(help="of a sequence, those of its image among them")] = 1024,
-    lora: Annotated[int, typer.Option(help="rank of LoRA in the band, 0 for full weights")] = 0,
-    connector: Annotated[bool, typer.Option("--connector", help="train the connector too")] = False,
-    dtype: Annotated[str, typer.Option(help="of the frozen weights")] = "bfloat16",
-    optimiser: Annotated[str, typer.Option(help="adamw or adamw8bit")] = "adamw",
-    checkpointing: Annotated[bool, typer.Option(help="compute activations again")] = True,
-    accumulate: Annotated[int, typer.Option(help="batches whose gradients are added up")] = 1,
-    devices: Annotated[int, typer.Option(help="each holds everything")] = 1,
-    items: Annotated[int, typer.Option(help="whose prefixes are recorded")] = 0,
-    memory: Annotated[float, typer.Option(help="free GiB of a device, to be told what fits")] = 0.0,
-    answers: Annotated[int, typer.Option(help="tokens of a sequence with a loss, 0 for all")] = 0,
-    revision: Annotated[str | None, typer.Option(help="of a model on the hub")] = None,
-) -> None:
-    """Memory that training a band of decoder layers takes, beside full tuning; nothing is loaded."""
-    try:
-        n_layers = _empty(model, torch.bfloat16, revision).n_layers
-        asked = [Strategy("full", tuple(range(n_layers)), connector=True, language=True)]
-        if band != (0, 0) or connector:
-            name = f"[{band[0]}, {band[1]})" if band != (0, 0) else "connector"
-            chosen = Strategy(name, tuple(range(*band)), connector, lora)
-            asked.insert(0, chosen)
-        plans = [
-            plan(
-                model,
-                strategy,
-                batch_size,
-                tokens,
-                items,
-                dtype,
-                optimiser,  # type: ignore[arg-type]
-                checkpointing,
-                accumulate,
-                devices,
-                answers or None,
-                revision,
-            )
-            for strategy in asked
-        ]
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(table(plans))
-    for one in plans if memory else ():
-        typer.echo(one.advice(round(memory * 2**30)))
-
-
-if __name__ == "__main__":
-    app()
+    Raises ValueError as `plan` does, and FileNotFoundError for a folder that is not there.
+    """
+    n_layers = _empty(model, torch.bfloat16, sizes.get("revision")).n_layers
+    asked = [Strategy("full", tuple(range(n_layers)), connector=True, language=True)]
+    if band != (0, 0) or connector:
+        name = f"[{band[0]}, {band[1]})" if band != (0, 0) else "connector"
+        asked.insert(0, Strategy(name, tuple(range(*band)), connector, rank))
+    return [plan(model, strategy, **sizes) for strategy in asked]

@@ -4,10 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes

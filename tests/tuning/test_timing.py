@@ -3,7 +3,7 @@ import subprocess
 
 import torch
 
-from vlalign_utils.tuning.machine import machine
+from vlalign_utils.tuning.timing import machine
 
 
 def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
@@ -12,10 +12,10 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
 
 
 def test_without_a_list_of_processors_the_kind_is_named(monkeypatch):
-    monkeypatch.setattr("vlalign_utils.tuning.machine.Path.is_file", lambda path: False)
+    monkeypatch.setattr("vlalign_utils.tuning.timing.Path.is_file", lambda path: False)
     assert machine("cpu") == (platform.processor() or platform.machine())
 
 
-def test_a_card_is_named_as_torch_names_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    assert machine("cuda") == "a card"
+def test_a_gpu_is_named_as_torch_names_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert machine("cuda") == "a GPU"
