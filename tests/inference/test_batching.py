@@ -42,6 +42,7 @@ def test_every_item_is_in_one_batch_of_its_kind(items: list[tuple[int, bool]], b
 
 def test_equal_lengths_keep_their_order() -> None:
     assert length_sorted([3, 3, 5, 3], 2) == [[2, 0], [1, 3]]
+    assert length_sorted([3, 3, 5, 1], 2, longest_first=False) == [[3, 0], [1, 2]]
 
 
 def test_lengths_of_several_numbers_go_by_the_first() -> None:

@@ -60,6 +60,34 @@ def test_a_row_is_correct_only_when_every_answer_token_is_the_likeliest():
     assert scores.prob[0] > 0.99 > 0.01 > scores.prob[1]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_are_an_error(value):
+    answers = torch.tensor([[-1, 5, 2], [-1, -1, 2]])
+    logits = torch.zeros(2, 3, 8)
+    logits[0, 2] = logits[1, 0] = value  # no answer is read there
+    logits[0, 0, 1] = -torch.inf  # a token that the model rules out
+    assert scoring.answer_scores(logits, answers).prob[1] == pytest.approx(1 / 8)
+    logits[1, 1] = value
+    with pytest.raises(
+        ValueError, match=r"answer of row 1 of a batch are not finite numbers \(torch.float32\)"
+    ):
+        scoring.answer_scores(logits, answers)
+    with pytest.raises(ValueError, match=r'overflowed half precision.*dtype="bfloat16"'):
+        scoring.answer_scores(logits.half(), answers)
+
+
+def naive_batches(items, size):
+    """Batches as the studies on record had them: with pictures first, then by length, equals in order."""
+    ordered = sorted(range(len(items)), key=lambda i: len(items[i].prompt) + len(items[i].answer))
+    kinds = [[i for i in ordered if (items[i].image is None) == blind] for blind in (False, True)]
+    return [rows[i : i + size] for rows in kinds for i in range(0, len(rows), size)]
+
+
+def test_the_order_of_batches_is_that_of_the_studies_on_record(vlm):
+    items = scoring.load("text", 9) + scoring.load("attributes", 10) + scoring.load("existence", 4)
+    assert [batch.rows for batch in scoring.batches(vlm, items, 3)] == naive_batches(items, 3)
+
+
 def test_batches_cover_every_item_once_and_mark_its_answer(vlm):
     items = scoring.load("existence", 5) + scoring.load("text", 4)
     seen = []

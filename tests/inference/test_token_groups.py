@@ -150,29 +150,24 @@ def test_positions_that_do_not_add_up_are_refused() -> None:
         read_tokens(inputs, torch.tensor([[True, False, False, False, False]]))
 
 
-class Joining:
-    """A tokenizer that reads a text otherwise alone than after another: it always adds a first token."""
-
-    def __init__(self, own: object) -> None:
-        self.own = own
-        self.eos_token = "</s>"
-
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert not add_special_tokens
-        return {"input_ids": [9, 9, 9]}
-
-
-@pytest.mark.parametrize("joining", [False, True])
-def test_answers_are_found_whatever_the_tokenizer_does(
-    joining: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_are_found_behind_any_prompt() -> None:
     vlm = VLM(build("llava")[0].model, tiny_processor())
     prompts, answers = ["what colour", "what colour is the shape ?"], [" red", " blue circle"]
     images = [Image.new("RGB", (16, 16))] * 2
     inputs = vlm.prepare(prompts, images, answers)
-    if joining:
-        monkeypatch.setattr(VLM, "tokenizer", Joining(vlm.tokenizer))
     found = answer_mask(vlm, inputs, prompts, images, answers)
     assert found.sum(-1).tolist() == [2, 3]
     assert found[:, -2:].all()
     assert found[1, -3]
+
+
+def test_what_a_tokenizer_adds_behind_an_answer_is_not_the_prompt_s_last_token() -> None:
+    tokens = Tokens(
+        ids=torch.tensor([[1, 5, 6, 7, 2]]),
+        attended=torch.ones(1, 5, dtype=torch.bool),
+        image=torch.tensor([[True, False, False, False, False]]),
+        answer=torch.tensor([[False, False, True, True, False]]),
+        rows=[0],
+    )
+    assert GROUPS["last"](tokens).tolist() == [[False, True, False, False, False]]
+    assert GROUPS["question"](tokens).tolist() == [[False, True, False, False, False]]

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from vlalign_utils.driver.image_positions import pixels
 from vlalign_utils.driver.kv_cache import Keys, weights_now
 from vlalign_utils.driver.prompts import prepare
 from vlalign_utils.driver.recording import Replay, Run
+from vlalign_utils.driver.turns import end_ids
 
 LOG = logging.getLogger("vlalign")
 # Tokens that run at once when sets of edits share a batch: a processor's cache holds few, a card wants many.
@@ -83,16 +84,18 @@ class VLM:
 
     def prepare(
         self,
-        prompts: Sequence[str],
-        images: Sequence[Image.Image] | None = None,
-        answers: Sequence[str] | None = None,
+        prompts: Collection[str],
+        images: Collection[Image.Image] | None = None,
+        answers: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Model inputs, left padded and on the device: one user turn per prompt, with its image.
 
-        The chat template adds the generation prompt; `answers` are appended to it, each followed by
-        the end-of-sequence token. Raises ValueError when lengths differ or there is no template.
+        The chat template adds the generation prompt, or writes each of `answers` as the assistant's turn, up
+        to the token that ends it; without a template the processor's plain format is used. Raises TypeError
+        for what is no list of texts or of PIL images, ValueError when lengths differ, when a text is empty or
+        an image cannot be made RGB of 8 bits, and when the template cannot write the turns.
         """
-        inputs = prepare(self.processor, prompts, images, answers)
+        inputs = prepare(self.processor, prompts, images, answers, end_ids(self.model, self.tokenizer))
         known = self.anatomy.input_names()
         weights = self._weights()
         return {

@@ -1,43 +1,90 @@
-"""Where the answers' tokens are in what a processor made of prompts with answers appended."""
+"""Where the answers' tokens are in what a processor made of prompts with their answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
+from vlalign_utils.driver.prompts import adds_special, check_items
+from vlalign_utils.driver.turns import Turn, end_ids, write_turns
 from vlalign_utils.driver.vlm import VLM
 
 
 def answer_mask(
     vlm: VLM,
     inputs: Mapping[str, Tensor],
-    prompts: Sequence[str],
-    images: Sequence[Image.Image] | None,
-    answers: Sequence[str],
+    prompts: Collection[str],
+    images: Collection[Image.Image] | None,
+    answers: Collection[str],
 ) -> Bool[Tensor, "batch tokens"]:
     """Positions of the answers' tokens, ends included, in what `vlm.prepare` made of these items.
 
-    A row whose answer reads otherwise after its prompt than alone (a tokenizer may put a space before a
-    text, or join it with the prompt's end) is compared with its prompt prepared without the answer.
+    A token is the answer's when it holds one of its characters, or lies wholly behind the prompt that
+    `generate` is given. Found from the tokenizer's character offsets, counted from the right, where no image
+    is. Raises ValueError when the tokenizer has no offsets, or when the processor writes an answer otherwise
+    than its tokenizer does.
     """
-    ids, attended = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool()
-    eos = vlm.tokenizer.eos_token
-    alone = [vlm.tokenizer(answer + eos, add_special_tokens=False)["input_ids"] for answer in answers]
-    lengths = [
-        len(a) if row[len(row) - len(a) :].tolist() == a else 0 for row, a in zip(ids, alone, strict=True)
-    ]
-    unclear = [i for i, length in enumerate(lengths) if length == 0]
-    if unclear:
-        pictures = None if images is None else [images[i] for i in unclear]
-        prompt = vlm.prepare([prompts[i] for i in unclear], pictures)
-        for i, before, seen in zip(
-            unclear, prompt["input_ids"].cpu(), prompt["attention_mask"].cpu(), strict=True
-        ):
-            whole, part = ids[i][attended[i]], before[seen.bool()]
-            n = min(len(whole), len(part))
-            same = (whole[:n] == part[:n]).long().cumprod(0).sum().item()
-            lengths[i] = len(whole) - int(same)
-    from_end = torch.arange(ids.shape[1], 0, -1)
-    return (from_end <= torch.tensor(lengths)[:, None]).to(inputs["input_ids"].device)
+    asked, _, said = check_items(prompts, images, answers)
+    assert said is not None  # answers are given
+    turns = write_turns(vlm.processor, asked, said, images is not None, end_ids(vlm.model, vlm.tokenizer))
+    ids = inputs["input_ids"]
+    rows, n = ids.cpu().tolist(), ids.shape[1]
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for i, (own, first, last) in enumerate(_places(vlm.processor, vlm.tokenizer, turns)):
+        if rows[i][n - len(own) + first :] != own[first:]:
+            raise ValueError(
+                f"{type(vlm.processor).__name__} writes answers[{i}], {said[i]!r}, otherwise than its "
+                "tokenizer does, or pads on the right: its tokens cannot be told from the prompt's"
+            )
+        mask[i, n - len(own) + first : n - len(own) + last] = True
+    return mask.to(ids.device)
+
+
+Place = tuple[list[int], int, int]  # ids of a text, the first of its answer, and the first behind that
+
+
+def _places(processor: Any, tokenizer: Any, turns: Sequence[Turn]) -> Iterator[Place]:
+    """The end of each item's text as the tokenizer reads it, which the processor leaves as it is."""
+    suffixed = turns[0].suffix is not None
+    texts = [turn.text if turn.suffix is None else turn.suffix + tokenizer.eos_token for turn in turns]
+    special = not suffixed and adds_special(processor, turns)
+    if not getattr(tokenizer, "is_fast", False):
+        for text, turn in zip(texts, turns, strict=True):
+            yield _compared(tokenizer, text, turn, special)
+        return
+    read = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
+    for ids, offsets, turn in zip(read["input_ids"], read["offset_mapping"], turns, strict=True):
+        mine, covered = [], 0
+        for i, (_, end) in enumerate(offsets):
+            # From where the tokens before end: offsets may leave out a space that a token holds.
+            if end > turn.answer or (end > turn.prompt and covered >= turn.prompt):
+                mine.append(i)
+            covered = max(covered, end)
+        yield ids, mine[0], mine[-1] + 1
+
+
+def _compared(tokenizer: Any, text: str, turn: Turn, special: bool) -> Place:
+    """Without offsets: the answer's tokens are those that the text before it does not have."""
+
+    def read(part: str, special: bool = False) -> list[int]:
+        ids: list[int] = tokenizer(part, add_special_tokens=special)["input_ids"]
+        return ids
+
+    whole, bare = read(text, special), read(text)
+    ahead = next(i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare)
+    first = None
+    for place in (turn.prompt, turn.answer):
+        before = read(text[:place])
+        same = next((i for i, (a, b) in enumerate(zip(before, bare, strict=False)) if a != b), len(before))
+        if same == len(before) or place == turn.answer:
+            first = same
+            break
+    if first is None or len(before) - first > 1:  # more than the one token that may hold both
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no character offsets, and writes the prompt otherwise when an "
+            "answer follows: load a fast tokenizer"
+        )
+    return whole, ahead + first, ahead + len(bare)

@@ -15,21 +15,21 @@ def length_sorted(
     lengths: Sequence[int] | Sequence[tuple[int, ...]],
     batch_size: int,
     kinds: Sequence[Hashable] | None = None,
+    longest_first: bool = True,
 ) -> list[list[int]]:
-    """Indices of the items in batches of like length, the longest first; kinds are never mixed.
+    """Indices of the items in batches of like length; kinds are never mixed.
 
     A length of several numbers counts by the first, then by the next. The longest come first so that memory
-    runs out at once or never. Raises ValueError when `batch_size` is below one, or when lengths and kinds are
-    not equally many.
+    runs out at once or never, or last where the order of batches must stay that of earlier results. Raises
+    ValueError when `batch_size` is below one, or when lengths and kinds are not equally many.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     if kinds is not None and len(kinds) != len(lengths):
         raise ValueError(f"{len(lengths)} lengths but {len(kinds)} kinds: give one each")
     apart: dict[Hashable, list[int]] = {}
-    for row in sorted(
-        range(len(lengths)), key=lambda row: lengths[row], reverse=True
-    ):  # stable: equals keep their order
+    # Stable: equals keep their order.
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=longest_first):
         apart.setdefault(None if kinds is None else kinds[row], []).append(row)
     return [rows[i : i + batch_size] for rows in apart.values() for i in range(0, len(rows), batch_size)]
 

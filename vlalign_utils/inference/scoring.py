@@ -7,7 +7,6 @@ its signs words in inks, and its digits handwriting, that no training picture sh
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from vlalign_utils.data.scenes import Split
 from vlalign_utils.data.suites import SUITES, Item, Suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
+from vlalign_utils.inference.answers import answer_mask
+from vlalign_utils.inference.batching import length_sorted
 
 __all__ = [
     "SUITES",
@@ -83,33 +84,28 @@ def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[B
 def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
     """These rows of the items as one batch, in this order; all have a picture, or none."""
     chosen = [items[row] for row in rows]
-    inputs = vlm.prepare([i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen])
-    return Batch(list(rows), inputs, _answers(vlm, inputs["input_ids"], chosen))
+    prompts, pictures, answers = [i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen]
+    inputs = vlm.prepare(prompts, pictures, answers)
+    mask = answer_mask(vlm, inputs, prompts, pictures, answers)
+    return Batch(list(rows), inputs, inputs["input_ids"].masked_fill(~mask, -1))
 
 
 def _pictures(items: Sequence[Item]) -> list[Image.Image] | None:
     return [item.image for item in items if item.image is not None] or None
 
 
-def _like(items: Sequence[Item], batch_size: int) -> Iterator[list[int]]:
+def _like(items: Sequence[Item], batch_size: int) -> list[list[int]]:
     """Rows of items with pictures, then without, in batches of like length."""
-
-    def key(row: int) -> tuple[bool, int]:
-        return items[row].image is None, len(items[row].prompt) + len(items[row].answer)
-
-    for _, group in groupby(sorted(range(len(items)), key=key), lambda row: key(row)[0]):
-        ordered = list(group)
-        for start in range(0, len(ordered), batch_size):
-            yield ordered[start : start + batch_size]
+    blind = [item.image is None for item in items]
+    lengths = [(blind[i], len(item.prompt) + len(item.answer)) for i, item in enumerate(items)]
+    # The shortest first, as in the studies on record: their batches, and so their numbers, are in this order.
+    return length_sorted(lengths, batch_size, blind, longest_first=False)
 
 
-def _answers(vlm: VLM, ids: Int[Tensor, "batch tokens"], items: list[Item]) -> Int[Tensor, "batch tokens"]:
-    eos = vlm.tokenizer.eos_token
-    lengths = [len(vlm.tokenizer(i.answer + eos, add_special_tokens=False)["input_ids"]) for i in items]
-    # Left padding: the answer is the last `length` tokens of its row.
-    from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
-    inside = from_end[None, :] <= torch.tensor(lengths, device=ids.device)[:, None]
-    return ids.masked_fill(~inside, -1)
+_CAUSES = {
+    torch.float16: "numbers overflowed half precision, or weights, inputs or edits hold NaN or infinity; "
+    'load the model with dtype="bfloat16" or "float32"'
+}
 
 
 def answer_scores(
@@ -118,7 +114,7 @@ def answer_scores(
     """Score the answers in place: a row is correct when every answer token is the most likely one.
 
     That is what greedy decoding, started after the prompt, would answer; `prob` is the product of the
-    probabilities of the answer's tokens.
+    probabilities of the answer's tokens. Raises ValueError when a logit that decides is no finite number.
     """
     correct, log_prob = _read(logits, answers)
     return Scores(correct, np.exp(log_prob))
@@ -131,7 +127,15 @@ def _read(
     target, ahead = answers[:, 1:], logits[:, :-1].float()
     inside = target >= 0
     token = target.clamp(min=0)
-    log_prob = ahead.log_softmax(-1).gather(-1, token[..., None])[..., 0].masked_fill(~inside, 0).sum(1)
+    each = ahead.log_softmax(-1).gather(-1, token[..., None])[..., 0].masked_fill(~inside, 0)
+    # A NaN or an infinity anywhere in a position's logits is one here; a token that a model rules out is not.
+    if not each.isfinite().all():
+        row = int((~each.isfinite()).any(1).nonzero()[0])
+        raise ValueError(
+            f"the logits at the answer of row {row} of a batch are not finite numbers ({logits.dtype}): "
+            + _CAUSES.get(logits.dtype, "weights, inputs or edits hold NaN or infinity")
+        )
+    log_prob = each.sum(1)
     correct = ((ahead.argmax(-1) == token) | ~inside).all(1)
     return correct.double().cpu().numpy(), log_prob.double().cpu().numpy()
 

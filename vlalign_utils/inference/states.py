@@ -1,6 +1,6 @@
 """Residual streams of many items, pooled over groups of tokens: one vector per item and layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlalign_utils.data.language import Language, describe
 from vlalign_utils.data.pairs import Pair
+from vlalign_utils.driver.prompts import check_items
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.answers import answer_mask
@@ -44,7 +45,7 @@ __all__ = [
 Mask = Bool[Tensor, "batch tokens"]
 Groups = Sequence[str | Random] | Mapping[str, Any]  # a mapping also holds functions and masks
 Pooled = dict[str, Float[Tensor, "layers items d"]]
-Images = Sequence[Image.Image | None] | Sequence[Image.Image] | None
+Images = Collection[Image.Image | None] | Collection[Image.Image] | None
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -89,13 +90,13 @@ def capture(
 
 def collect(
     vlm: VLM,
-    prompts: Sequence[str],
+    prompts: Collection[str],
     images: Images,
     groups: Groups,
     batch_size: int = 64,
     label: str = "states",
     *,
-    answers: Sequence[str] | None = None,
+    answers: Collection[str] | None = None,
     pooling: str | Mapping[str, str] = "mean",
     dtype: torch.dtype = torch.float32,
     store: str | Path | None = None,
@@ -111,8 +112,7 @@ def collect(
     found = named(groups)
     how = check_pooling(pooling, found)
     _check_dtype(dtype)
-    _check_items(vlm, prompts, images, answers, found)
-    pictures = [None] * len(prompts) if images is None else list(images)
+    prompts, pictures, answers = _check_items(vlm, prompts, images, answers, found)
 
     def work(rows: list[int]) -> dict[str, Any]:
         asked = [prompts[i] for i in rows]
@@ -171,21 +171,22 @@ def _check_dtype(dtype: torch.dtype) -> None:
 
 
 def _check_items(
-    vlm: VLM, prompts: Sequence[str], images: Images, answers: Sequence[str] | None, found: Mapping[str, Any]
-) -> None:
+    vlm: VLM,
+    prompts: Collection[str],
+    images: Images,
+    answers: Collection[str] | None,
+    found: Mapping[str, Any],
+) -> tuple[list[str], list[Image.Image | None], list[str] | None]:
     if vlm.processor is None:
         raise ValueError("this VLM has no processor: load it with load_vlm, or pass processor=")
-    if not prompts:
-        raise ValueError("prompts is empty")
-    for name, given in (("images", images), ("answers", answers)):
-        if given is not None and len(given) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(given)} {name}: give one each")
+    asked, shown, said = check_items(prompts, images, answers, some_images=True)
     for name, group in found.items():
         if isinstance(group, Tensor):
             raise TypeError(f"group {name!r} is a mask of one batch: give collect a function of Tokens")
         asks = group is GROUPS["answer"] or (isinstance(group, Random) and "answer" in (group.like, group.of))
         if asks and answers is None:
             raise ValueError(f"group {name!r} needs answers=, the text that follows each prompt")
+    return asked, [None] * len(asked) if shown is None else shown, said
 
 
 def pair_states(

@@ -43,7 +43,12 @@ def last_true(mask: Mask) -> Mask:
 
 def _question(tokens: Tokens) -> Mask:
     image_ahead = tokens.image.flip(-1).cumsum(-1).flip(-1) > 0  # here or later
-    return tokens.attended & ~image_ahead & ~tokens.answer
+    return _asked(tokens) & ~image_ahead
+
+
+def _asked(tokens: Tokens) -> Mask:
+    """What stands before the answer: a tokenizer may put a token of its own behind it."""
+    return tokens.attended & (tokens.answer.cumsum(-1) == 0)
 
 
 # "question" is what follows the last image position, up to the answer: what the chat template puts there is
@@ -54,7 +59,7 @@ GROUPS: dict[str, Group] = {
     "text": lambda tokens: tokens.attended & ~tokens.image,
     "question": _question,
     "answer": lambda tokens: tokens.answer,
-    "last": lambda tokens: last_true(tokens.attended & ~tokens.answer),
+    "last": lambda tokens: last_true(_asked(tokens)),
 }
 _WHY_EMPTY = {
     "answer": "no answer was appended to its prompt",

@@ -172,7 +172,7 @@ def replayed(
         cells = [(name, column) for name in names for column in range(len(spans))]
         vlm.capabilities().require(*sorted({NEEDS[type(e)] for own in sets for e in own if type(e) in NEEDS}))
         # Only the answer's tokens and the one before them are read.
-        keep = int((batch.answers >= 0).sum(-1).max()) + 1
+        keep = batch.answers.shape[1] - int((batch.answers >= 0).any(0).int().argmax()) + 1
         answers = batch.answers[:, -keep:]
         scores = answer_scores(run.logits[:, -keep:], answers)
         clean[batch.rows], solved[batch.rows] = scores.prob, scores.correct
