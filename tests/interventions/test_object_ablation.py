@@ -18,7 +18,6 @@ from vlalign_utils.interventions.object_ablation import (
     RANDOM_BUFFER,
 )
 from vlalign_utils.interventions.patching import minimal_items
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
 from vlalign_utils.zoo.recipe import read_recipe
@@ -31,8 +30,6 @@ def untrained(chain: str) -> VLM:
     recipe = read_recipe(ROOT / "zoo" / "recipes" / f"{chain}.yml")
     tokenizer = build_tokenizer_for(recipe)
     model, processor = build_model(recipe, tokenizer, 0).eval(), build_processor(recipe, tokenizer)
-    if isinstance(processor, ComposedProcessor):
-        processor.model = model
     return VLM(model, processor)
 
 

@@ -4,8 +4,6 @@ from tiny_models import build
 
 from vlalign_utils import VLM, load_vlm
 from vlalign_utils.inference import scoring
-from vlalign_utils.loading.composed_processor import ComposedProcessor
-from vlalign_utils.loading.processors import load_processor
 from vlalign_utils.tuning import export
 from vlalign_utils.tuning.finetune import Budget, tune
 from vlalign_utils.tuning.lora import adapted
@@ -72,15 +70,6 @@ def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(AttributeError):
         export.save(vlm, tmp_path / "new" / "out")
     assert not list((tmp_path / "new").iterdir())
-
-
-def test_a_composed_processor_keeps_a_template_that_is_not_its_tokenizers(tmp_path):
-    vlm = load_vlm("zoo/qwen3vl", stage="aligned")
-    assert isinstance(vlm.processor, ComposedProcessor)
-    vlm.processor.chat_template = "{% for m in messages %}<{{ m['role'] }}>{% endfor %}"
-    export.save_processor(vlm.processor, tmp_path)
-    found = load_processor("it", tmp_path)
-    assert found.chat_template == vlm.processor.chat_template
 
 
 def test_lora_on_weights_elsewhere_is_refused():

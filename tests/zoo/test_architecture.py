@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vlalign_utils import VLM, load_vlm
 from vlalign_utils.data.tokenizer import build_tokenizer
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import (
     build_model,
@@ -177,15 +176,6 @@ def test_one_seed_one_model() -> None:
     first, again, other = (build_model(recipe, tokenizer, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
-
-
-def test_only_a_processor_with_videos_is_composed() -> None:
-    composed = {
-        family: isinstance(build_processor(recipe, build_tokenizer_for(recipe)), ComposedProcessor)
-        for family in FAMILIES
-        for recipe in (recipe_of(family),)
-    }
-    assert [family for family in FAMILIES if composed[family]] == ["qwen3vl"]
 
 
 def test_llava_keeps_the_tokenizer_of_the_world() -> None:

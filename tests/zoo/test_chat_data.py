@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from vlalign_utils.data.documents import IGNORE, Document
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import chat_data
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, connector
@@ -19,8 +18,6 @@ def family(request):
     recipe = read_recipe(ROOT / "zoo" / "recipes" / f"{request.param}.yml")
     tokenizer = build_tokenizer_for(recipe)
     model, processor = build_model(recipe, tokenizer, 0), build_processor(recipe, tokenizer)
-    if isinstance(processor, ComposedProcessor):
-        processor.model = model
     return recipe, model, chat_data.Writer(model, processor, recipe.image_text)
 
 

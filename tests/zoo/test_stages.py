@@ -3,7 +3,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import stages
 from vlalign_utils.zoo.architecture import (
@@ -59,8 +58,6 @@ def test_stage_vision_trains_the_tower_and_gives_the_connector_back_as_it_was(fa
     short = recipe.stages.vision.model_copy(update={"steps": 1, "batch_size": 4})
     recipe = recipe.model_copy(update={"stages": recipe.stages.model_copy(update={"vision": short})})
     processor = build_processor(recipe, build_tokenizer_for(recipe))
-    if isinstance(processor, ComposedProcessor):
-        processor.model = model
     inside = {id(p) for part in connector(model, recipe) for p in part.parameters()}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stages.train_stage("vision", model, processor, recipe, Accelerator(cpu=True), tmp_path)

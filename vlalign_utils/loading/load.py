@@ -34,7 +34,6 @@ from vlalign_utils.loading.checkpoint import (
     fetch_weights,
     locate,
 )
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.loading.dry_run import rehearse
 from vlalign_utils.loading.memory import check_memory
 from vlalign_utils.loading.placement import DeviceMap, place
@@ -111,8 +110,6 @@ def load_vlm(
         fetch_weights(checkpoint, {header.file for header in headers.values()})
         model = _allocate(folder, config, trust_remote_code, placement.arguments(precision))
         swapped = None if replacement is None else replacement.apply(model)
-    if isinstance(processor, ComposedProcessor):
-        processor.model = model
     vlm = VLM(model.eval(), processor)
     vlm.source = Source(
         name=checkpoint.name,

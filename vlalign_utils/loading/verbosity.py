@@ -1,6 +1,5 @@
 """Keep transformers from printing what changes from run to run, or what is no news."""
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +9,13 @@ from transformers.utils import logging as verbosity
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bar with changing times outside a terminal, no note that PIL stands in for torchvision."""
-    logger = logging.getLogger("transformers.utils.import_utils")
-
-    def wanted(message: logging.LogRecord) -> bool:
-        return "requires torchvision" not in message.getMessage()
-
+    """No bar with changing times outside a terminal."""
     hide_bar = verbosity.is_progress_bar_enabled() and not sys.stderr.isatty()
-    logger.addFilter(wanted)
     if hide_bar:
         verbosity.disable_progress_bar()
     try:
         yield
     finally:
-        logger.removeFilter(wanted)
         if hide_bar:
             verbosity.enable_progress_bar()
 

@@ -17,6 +17,7 @@ from vlalign_utils.evidence import claim_rules
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import KEPT_METADATA
 from vlalign_utils.pipeline.registry import Architecture
+from vlalign_utils.pipeline.versions import versions
 
 SET_BY_RUN = ("arch", "archs", "out_dir", "quick")  # parameters that the run itself fills in
 
@@ -112,7 +113,7 @@ def effective(
 
 
 def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], root: Path) -> str:
-    """sha256 of a run's inputs: notebook, the package modules it reaches, parameters, rules and the model.
+    """sha256 of a run's inputs: notebook, modules it reaches, versions, parameters, rules and the model.
 
     `arch` is None for the comparison, whose input is the published results of all architectures.
     """
@@ -123,8 +124,10 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
         for cell in notebook.cells
     ]
     digest.update(_json([cells, params]))
-    for module in closure(notebook):
+    modules = closure(notebook)
+    for module in modules:
         digest.update(_module(module)[0])
+    digest.update(_json(versions(_code(notebook), map(_source, modules))))
     digest.update(_rules(name, root))
     if arch is not None:
         digest.update(_json([arch.model, arch.revision, arch.stages]))
@@ -196,11 +199,15 @@ def _source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+def _code(notebook: NotebookNode) -> str:
+    """A notebook's Python, without the lines that are commands of its kernel."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return "\n".join(line for source in code for line in source.splitlines() if line[:1] not in ("%", "!"))
+
+
 def closure(notebook: NotebookNode) -> list[str]:
     """Modules of the package that a notebook imports, directly or through others, sorted by name."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    plain = "\n".join(line for source in code for line in source.splitlines() if line[:1] not in ("%", "!"))
-    todo = list(_imports(ast.parse(plain), package=""))
+    todo = list(_imports(ast.parse(_code(notebook)), package=""))
     seen: set[str] = set()
     while todo:
         module = todo.pop()

@@ -10,7 +10,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.tuning.lora import ADAPTER
 
 MERGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -36,7 +35,7 @@ def save(vlm: VLM, folder: str | Path) -> None:
         whole = Path(partial) / folder.name
         model.save_pretrained(whole, state_dict=state)
         if vlm.processor is not None:
-            save_processor(vlm.processor, whole)
+            vlm.processor.save_pretrained(whole)
         whole.rename(folder)
 
 
@@ -63,14 +62,3 @@ def merged(model: nn.Module) -> dict[str, Tensor] | None:
         added = layer.get_delta_weight(ADAPTER).detach()
         state[f"{name}.weight"] = (weight.detach().float() + added).to(weight.dtype)
     return state
-
-
-def save_processor(processor: Any, folder: Path) -> None:
-    """Write a processor, or the parts of a composed one."""
-    if not isinstance(processor, ComposedProcessor):
-        processor.save_pretrained(folder)
-        return
-    for part in (processor.tokenizer, processor.image_processor):
-        part.save_pretrained(folder)
-    if processor.chat_template:
-        (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

@@ -24,11 +24,10 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from vlalign_utils.data.tokenizer import build_tokenizer
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.loading.verbosity import quiet
-from vlalign_utils.tuning.export import save_processor
 
 
 class Shell(BaseModel):
@@ -40,7 +39,7 @@ class Shell(BaseModel):
     tokens: dict[str, str]  # special tokens by the attribute that the processor asks the tokenizer for
     image_text: str  # what the chat template writes for an image
     image_processor: dict[str, Any]
-    processor: dict[str, Any] | None = None  # None where it cannot be built without torchvision
+    processor: dict[str, Any] | None = None  # what it takes besides its parts
     vision_tower: str  # pattern of one module
     connector: list[str] = Field(min_length=1)  # patterns of modules, between the tower and the text model
     bridge: list[str] = []  # patterns of layers of the text model that only pictures use
@@ -66,22 +65,19 @@ def build_config(recipe: Shell, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     return AutoConfig.for_model(**model)
 
 
-def build_processor(recipe: Shell, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | ComposedProcessor:
-    """The family's processor, or one composed of its parts, which needs `.model` before the first image."""
+def build_processor(recipe: Shell, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin:
+    """The family's processor, of the classes that transformers loads it with."""
     kind = type(AutoConfig.for_model(recipe.model["model_type"]))
-    with quiet():  # the mapping asks for torchvision's classes first
-        classes: Any = IMAGE_PROCESSOR_MAPPING[kind]
-    pictures = classes["pil"](**recipe.image_processor)
-    if recipe.processor is None:
-        return ComposedProcessor(tokenizer, pictures)
     family: Any = PROCESSOR_MAPPING[kind]
-    whole: ProcessorMixin = family(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        chat_template=tokenizer.chat_template,
-        **recipe.processor,
+    classes: Any = IMAGE_PROCESSOR_MAPPING[kind]
+    parts = {"image_processor": classes["torchvision"](**recipe.image_processor), "tokenizer": tokenizer}
+    if "video_processor" in family.get_attributes():
+        videos: Any = VIDEO_PROCESSOR_MAPPING[kind]
+        parts["video_processor"] = videos["torchvision"]()
+    processor: ProcessorMixin = family(
+        **parts, chat_template=tokenizer.chat_template, **(recipe.processor or {})
     )
-    return whole
+    return processor
 
 
 def build_model(recipe: Shell, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -169,7 +165,7 @@ def image_features(
     return features[:, spare:]
 
 
-def save(model: PreTrainedModel, processor: ProcessorMixin | ComposedProcessor, folder: Path) -> None:
+def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
     """Write a stage, whole or not at all: weights in half precision, to be computed with in single.
 
     The model itself keeps its precision.
@@ -182,7 +178,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin | ComposedProcessor, 
         for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):
             config.dtype = torch.float32
         half.config.save_pretrained(partial)
-    save_processor(processor, partial)
+    processor.save_pretrained(partial)
     words = partial / "tokenizer.json"  # a third of its size without the indentation
     words.write_text(json.dumps(json.loads(words.read_bytes()), separators=(",", ":")))
     shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,6 @@ from vlalign_utils.data.render import digit_items
 from vlalign_utils.evidence import intervals
 from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.inference import scoring
-from vlalign_utils.loading.composed_processor import ComposedProcessor
 from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.tuning.train_loop import History
@@ -49,8 +48,6 @@ def build(chain: str, device: str = "cpu") -> Path:
     accelerator = start(device)
     tokenizer = build_tokenizer_for(recipe)
     model, processor = build_model(recipe, tokenizer, recipe.seed), build_processor(recipe, tokenizer)
-    if isinstance(processor, ComposedProcessor):
-        processor.model = model
     # The backward pass of the fused attention is slow in bfloat16 on a CPU.
     model.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")
     stages = {}
