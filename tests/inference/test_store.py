@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_models import build, tiny_processor
 from torch import Tensor
 
@@ -46,27 +48,29 @@ def test_batches_in_any_order_come_back_in_item_order(tmp_path: Path, dtype: tor
         assert torch.equal(kept[group], value)
 
 
-def test_a_folder_holds_plain_files_named_by_its_key(tmp_path: Path) -> None:
+def test_a_folder_holds_a_shard_for_every_batch(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "journal.jsonl",
+        "00000004.safetensors",
+        "00000005.safetensors",
+        "00000006.safetensors",
         "key.json",
         "lock",
-        "states.bin",
     ]
     assert json.loads((folder / "key.json").read_text()) == KEY
-    assert (folder / "states.bin").stat().st_size == 2 * 3 * 7 * 5 * 2
+    plain = load_file(folder / "00000006.safetensors")
+    assert all(torch.equal(plain[group], value) for group, value in states([6, 2]).items())
 
 
-def test_reading_maps_the_file_and_never_writes_it(tmp_path: Path) -> None:
+def test_states_lie_in_a_mapped_file_and_changes_reach_no_store(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    before = (folder / "states.bin").read_bytes()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     with ActivationStore(tmp_path, KEY) as store:
         value = store.states()["text"]
         value += 1
     mapped = Path("/proc/self/maps")
-    assert not mapped.exists() or str(folder / "states.bin") in mapped.read_text()
-    assert (folder / "states.bin").read_bytes() == before
+    assert not mapped.exists() or str(folder) in mapped.read_text()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert not torch.equal(value, states(list(range(7)))["text"])
 
 
@@ -81,14 +85,24 @@ def test_the_order_of_a_key_does_not_matter() -> None:
     assert canonical(KEY) == canonical(dict(reversed(KEY.items())))
 
 
-def test_a_key_is_compared_in_full(tmp_path: Path) -> None:
+def test_batches_of_another_key_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What decides is the key in each shard, not what stands in the file that people read."""
     folder = filled(tmp_path)
-    (folder / "key.json").write_text(canonical({**KEY, "model": "other"}))
-    with pytest.raises(StoreError, match=r"key\.json is not the key that its folder is named by: delete "):
-        ActivationStore(tmp_path, KEY)
-    (folder / "key.json").unlink()
-    with pytest.raises(StoreError, match=r"key\.json is not the key"):
-        ActivationStore(tmp_path, KEY)
+    with ActivationStore(tmp_path, {**KEY, "model": "other"}) as other:
+        other.append([5, 0, 1], states([5, 0, 1], seed=1))
+        shutil.copy(other.folder / "00000005.safetensors", folder)
+    with ActivationStore(tmp_path, KEY) as store:
+        assert store.finished == {2, 3, 4, 6}
+    assert caplog.text.count("is damaged: its batch is recorded again") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", None])
+def test_a_damaged_key_file_heals(tmp_path: Path, content: bytes | None) -> None:
+    path = filled(tmp_path) / "key.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with ActivationStore(tmp_path, KEY) as store:
+        assert store.finished == set(range(7))
+    assert path.read_text() == canonical(KEY)
 
 
 @pytest.mark.parametrize("key", [{"f": print}, {"n": float("nan")}, {"t": torch.float16}])
@@ -105,170 +119,121 @@ def test_the_number_of_items_must_be_known(tmp_path: Path) -> None:
         ActivationStore(tmp_path, KEY, filled(tmp_path) and 8)
 
 
-def test_a_store_that_cannot_be_read_is_not_sealed(tmp_path: Path) -> None:
-    journal = filled(tmp_path) / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes().removesuffix(b'"sealed"\n'))
-    with pytest.raises(StoreError, match="is for 7 items"):
-        ActivationStore(tmp_path, KEY, 8)
-    assert b"sealed" not in journal.read_bytes()
-
-
-def test_a_disk_that_fills_up_spoils_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(data: bytes, file: int, offset: int | None = None) -> None:
-        os.write(file, data[:7])
+def test_a_disk_that_fills_up_costs_its_batch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:7])
         raise OSError(28, "No space left on device")
 
     with ActivationStore(tmp_path, KEY) as store:
         store.append([0], states([0]))
+        before = set(store.folder.iterdir())
         with monkeypatch.context() as full:
-            full.setattr("vlalign_utils.inference.append_log.write_at", half)
-            with pytest.raises(OSError, match="No space left"):
+            full.setattr(Path, "write_bytes", half)
+            with pytest.raises(StoreError, match=r"000001\.safetensors cannot be written \(No space left on"):
                 store.append([1], states([1]))
+        assert set(store.folder.iterdir()) == before
         assert store.finished == {0}
         store.append([1], states([1]))
     with ActivationStore(tmp_path, KEY) as store:
         assert store.finished == {0, 1}
 
 
-def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    path = filled(tmp_path) / "states.bin"
-    content = bytearray(path.read_bytes())
-    content[100] ^= 1
-    path.write_bytes(content)
-    with (
-        ActivationStore(tmp_path, KEY) as store,
-        pytest.raises(
-            StoreError, match=r"states\.bin is damaged \(item \d or its batch .*: delete .* and capture"
-        ),
-    ):
-        store.states()
+@pytest.mark.parametrize("failing", ["posix_fallocate", "truncate"])
+def test_no_room_to_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
 
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("journal.jsonl", lambda b: b.replace(b'"rows": [6', b'"rows": [9')),
-        ("journal.jsonl", lambda b: b.replace(b'"rows": [6', b'"rows": [0')),
-        ("journal.jsonl", lambda b: b.replace(b"{", b"[", 1)),
-        ("journal.jsonl", lambda b: b.replace(b"layout", b"outlay")),
-        ("journal.jsonl", lambda b: b.replace(b"float16", b"float61")),
-        ("journal.jsonl", lambda b: b.replace(b'"crc32": {"image"', b'"crc32": {"imago"', 1)),
-        ("states.bin", lambda b: b[:-1]),
-        ("states.bin", lambda b: b""),
-    ],
-)
-def test_other_damage_is_noticed_on_opening(tmp_path: Path, name: str, change: Any) -> None:
-    path = filled(tmp_path) / name
-    content = path.read_bytes()
-    assert change(content) != content
-    path.write_bytes(change(content))
-    with pytest.raises(StoreError, match=r"is damaged.*: delete "):
-        ActivationStore(tmp_path, KEY)
-    with pytest.raises(StoreError, match="is damaged"):  # and the lock was let go
-        ActivationStore(tmp_path, KEY)
-
-
-@pytest.mark.parametrize("cut", [1, 10, 40])
-def test_half_a_line_is_no_batch(tmp_path: Path, cut: int) -> None:
-    path = filled(tmp_path) / "journal.jsonl"
-    path.write_bytes(path.read_bytes().removesuffix(b'"sealed"\n')[:-cut])
-    with ActivationStore(tmp_path, KEY) as store:
-        assert store.finished == {0, 1, 2, 5, 6}
-        with pytest.raises(StoreError, match="lacks 2 of 7 items: finish the capture first"):
-            store.states()
-        store.append([3, 4], states([3, 4]))
+    filled(tmp_path)
+    if failing == "truncate":
+        monkeypatch.delattr(os, "posix_fallocate")  # as on macOS
     with ActivationStore(tmp_path, KEY) as store:
         assert torch.equal(store.states()["text"], states(list(range(7)))["text"])
-
-
-def crashed(folder: Path, sealed: bool) -> None:
-    """A store whose second batch had a line in the journal but no states on the disk."""
-    store = ActivationStore(folder, KEY)
-    store.append([0, 1], states([0, 1]))
-    store.seal()
-    store.append([2, 3, 4], states([2, 3, 4]))
-    store.append([5], states([5]))
-    path, journal = store.folder / "states.bin", store.folder / "journal.jsonl"
-    lines = journal.read_bytes()
-    store.close()
-    content = bytearray(path.read_bytes())
-    content[2 * 5 * 2 : 3 * 5 * 2] = bytes(10)  # item 2, layer 0
-    path.write_bytes(content)
-    if not sealed:
-        journal.write_bytes(lines)
-
-
-def test_after_a_crash_of_the_machine_what_was_sealed_counts(tmp_path: Path) -> None:
-    crashed(tmp_path, sealed=False)
-    with ActivationStore(tmp_path, KEY) as store:
-        assert store.finished == {0, 1}
-        store.append([2, 3, 4, 5, 6], states([2, 3, 4, 5, 6]))
-        assert torch.equal(store.states()["image"], states(list(range(7)))["image"])
-
-
-def test_sealed_batches_that_changed_are_an_error(tmp_path: Path) -> None:
-    crashed(tmp_path, sealed=True)
-    with ActivationStore(tmp_path, KEY) as store:
-        assert store.finished == {0, 1, 2, 3, 4, 5}
-        store.append([6], states([6]))
-        with pytest.raises(StoreError, match=r"states\.bin is damaged \(item 2 or its batch"):
+        monkeypatch.setattr(os, failing, full)
+        with pytest.raises(StoreError, match=r"no room to read its 0\.0 GB of states \(No space left"):
             store.states()
 
 
-def test_a_crash_of_the_machine_while_it_was_made_leaves_a_new_store(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written \(Not a directory\): choose another folder"):
+        ActivationStore(tmp_path / "file", KEY)
+
+
+@pytest.mark.parametrize("place", [0, 9, 40, 150, 400, -1])
+def test_one_flipped_bit_costs_its_batch_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    path = filled(tmp_path) / "00000006.safetensors"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with ActivationStore(tmp_path, KEY) as store:
+        assert store.finished == {0, 1, 3, 4, 5}
+        assert [record.message for record in caplog.records] == [
+            f"{path} is damaged: its batch is recorded again"
+        ]
+        with pytest.raises(StoreError, match="lacks 2 of 7 items: finish the capture first"):
+            store.states()
+        store.append([2, 6], states([2, 6]))  # in batches of its own
+        whole = store.states()
+    assert all(torch.equal(whole[group], value) for group, value in states(list(range(7))).items())
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+def test_half_a_shard_is_no_batch(tmp_path: Path, length: int) -> None:
+    path = filled(tmp_path) / "00000005.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with ActivationStore(tmp_path, KEY) as store:
+        assert store.finished == {2, 3, 4, 6}
+        assert not path.exists()
+
+
+def test_a_shard_under_another_name_is_no_batch(tmp_path: Path) -> None:
     folder = filled(tmp_path)
-    (folder / "journal.jsonl").write_bytes(
-        (folder / "journal.jsonl").read_bytes().replace(b'"sealed"\n', b"")
-    )
-    (folder / "states.bin").write_bytes(b"")
+    shutil.copy(folder / "00000006.safetensors", folder / "00000001.safetensors")
     with ActivationStore(tmp_path, KEY) as store:
-        assert store.finished == set()
-        store.append(list(range(7)), states(list(range(7)), torch.float32))
-        assert store.states()["text"].dtype == torch.float32
+        assert store.finished == set(range(7))
+        assert not (folder / "00000001.safetensors").exists()
 
 
-def test_long_captures_are_sealed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlalign_utils.inference.store.SEAL_SECONDS", 0.0)
+def test_what_changes_while_the_store_is_open_is_no_state(tmp_path: Path) -> None:
     with ActivationStore(tmp_path, KEY) as store:
-        for row in (0, 1):
-            store.append([row], states([row]))
-        assert (store.folder / "journal.jsonl").read_text().count('"sealed"') == 2
-
-
-def test_a_kill_while_it_was_made_leaves_a_new_store(tmp_path: Path) -> None:
-    path = filled(tmp_path) / "journal.jsonl"
-    path.write_bytes(path.read_bytes()[:20])
+        store.append([0], states([0]))
+        store.append([1, 2, 3, 4, 5, 6], states([1, 2, 3, 4, 5, 6]))
+        path = store.folder / "00000000.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+        with pytest.raises(StoreError, match=r"00000000\.safetensors was damaged after it was written: call"):
+            store.states()
     with ActivationStore(tmp_path, KEY) as store:
-        assert store.finished == set()
-        store.append([1], states([1], torch.float32))
+        assert store.finished == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_kill_in_the_middle_of_an_append_leaves_the_batch_out(tmp_path: Path) -> None:
-    """Some of the states are in the file, and their line is not."""
+    """Half of the shard is written, under a name that the next process clears away."""
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from pathlib import Path
 from test_store import KEY, states
-from vlalign_utils import statefile
 from vlalign_utils.store import ActivationStore
 
 store = ActivationStore(Path({str(tmp_path)!r}), KEY)
 store.append([0, 1, 2], states([0, 1, 2]))
-write, calls = statefile.write_at, []
 
-def write_some(*given):
-    write(*given)
-    calls.append(1)
-    if len(calls) == 4:  # of six, a group and a layer each
-        os.kill(os.getpid(), signal.SIGKILL)
+def write_some(path, data):
+    with path.open("wb") as file:
+        file.write(data[:100])
+    os.kill(os.getpid(), signal.SIGKILL)
 
-statefile.write_at = write_some
+Path.write_bytes = write_some
 store.append([3, 4], states([3, 4], seed=9))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob("*.partial"))) == 1
     with ActivationStore(tmp_path, KEY) as store:
+        assert not list(tmp_path.rglob("*.partial"))
         assert store.finished == {0, 1, 2}
         store.append([3, 4, 5, 6], states([3, 4, 5, 6]))
         kept = store.states()
@@ -327,7 +292,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(
     with ActivationStore(tmp_path, KEY) as store:
         with pytest.raises(StoreError, match=r"needs 0\.0 GB, but 0\.0 GB are free there: free some"):
             store.append([0], states([0]))
-        assert not (store.folder / "states.bin").stat().st_size
+        assert not list(store.folder.glob("*.safetensors"))
 
 
 class _Usage:
@@ -369,3 +334,12 @@ def test_a_killed_capture_goes_on_where_it_stopped(
         assert torch.equal(resumed[group], whole[group])
         assert torch.equal(read[group], whole[group])
     assert capsys.readouterr().out == 3 * "states: 5/5\n"
+
+
+def test_a_damaged_batch_is_captured_again_and_no_other(tmp_path: Path) -> None:
+    whole, _ = capture_five(tmp_path)
+    path = sorted(tmp_path.rglob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-1] + b"\x77")
+    again, forwards = capture_five(tmp_path)
+    assert forwards == 1
+    assert all(torch.equal(again[group], value) for group, value in whole.items())

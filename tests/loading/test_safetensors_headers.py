@@ -1,5 +1,6 @@
 """What safetensors files hold, read without the weights, and fingerprints of folders."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -41,9 +42,38 @@ def test_damaged_weights_are_noticed(sharded: Path, tmp_path: Path) -> None:
     last.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
     with pytest.raises(ValueError, match=rf"{last.name} is no safetensors file, or only the pointer to one"):
         read_headers(locate(copy))
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    (name, entry) = next((n, e) for n, e in header.items() if n != "__metadata__")
+    start, end = entry["data_offsets"]
+    for changed in (
+        {"shape": [*entry["shape"], 2]},
+        {"data_offsets": [end, start]},
+        {"data_offsets": "none"},
+        {"shape": "none"},
+        {"dtype": None},
+    ):
+        text = json.dumps({**header, name: {**entry, **changed}}).encode()
+        last.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+        with pytest.raises(ValueError, match=rf"{last.name} (has a damaged header|is no safetensors)"):
+            read_headers(locate(copy))
+    last.write_bytes(b"\xff" * 8 + whole[8:])
+    with pytest.raises(ValueError, match=rf"{last.name} is no safetensors file.*: download it again"):
+        read_headers(locate(copy))
     last.unlink()
     with pytest.raises(ValueError, match=rf"lacks {last.name}, which its model.safetensors.index.json lists"):
         read_headers(locate(copy))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 3}}']
+)
+def test_a_damaged_index_is_one_sentence(sharded: Path, tmp_path: Path, content: bytes) -> None:
+    copy = Path(shutil.copytree(sharded, tmp_path / "copy"))
+    (copy / "model.safetensors.index.json").write_bytes(content)
+    for read in (read_headers, fingerprint):
+        with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is damaged .*: download"):
+            read(locate(copy))
 
 
 @pytest.mark.parametrize("error", [ConnectionError(), SafetensorsParsingError("cut short")])

@@ -21,6 +21,7 @@ from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import finetune, train_loop
 from vlalign_utils.tuning.finetune import Budget, Training, answer_loss, tune
 from vlalign_utils.tuning.strategies import Strategy, strategies
+from vlalign_utils.tuning.training_state import load_state
 
 ITEMS = [
     Item(Image.new("RGB", (16, 16), colour), "what colour ?", colour, ("red", "green", "blue"), "g", "")
@@ -321,7 +322,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     with comes_back(vlm), pytest.raises(KeyboardInterrupt):
         tuned(vlm, strategy, budget, **options)
     monkeypatch.setattr(finetune, "answer_loss", loss)
-    state = torch.load(tmp_path / "c", weights_only=True)
+    state = load_state(tmp_path / "c")
     assert state["history"]["step"] == 3
     resumed, found = tuned(tiny(), strategy, budget, **options)
     assert same(expected, found)

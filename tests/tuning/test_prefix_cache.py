@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from tiny_models import Inputs, build
 from torch import Tensor, nn
 
 from vlalign_utils import VLM
-from vlalign_utils.inference.append_log import StoreError
+from vlalign_utils.inference.shards import StoreError
 from vlalign_utils.tuning.lora import adapted
 from vlalign_utils.tuning.needed_tensors import leaves
 from vlalign_utils.tuning.prefix_cache import Prefixes
@@ -223,10 +224,10 @@ def test_any_flipped_byte_is_found_and_the_batch_recorded_again(
     good, size = path.read_bytes(), stored.size
     expected = vlm.model(**batches[0], use_cache=False).logits
     header = good.index(b"}", 300)
-    plan = good.index(b"plan")
+    plan = good.index(b"about")
     for place in (0, 9, plan, plan + 12, plan + 40, header // 2, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        stored._checked.clear()  # as a new process
+        stored._shards._checked.clear()  # as a new process
         caplog.clear()
         before = len(towers)
         run = stored.run(0)
@@ -263,10 +264,10 @@ def test_a_kill_while_writing_leaves_no_file_under_the_real_name(
     stored = Prefixes(vlm, batches, 2, tmp_path)
     with monkeypatch.context() as patch:
 
-        def killed(path: Path, target: Path) -> None:
+        def killed(*paths: Path) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             stored.run(0)
     assert files(stored) == []
@@ -415,6 +416,6 @@ def test_half_precision_is_kept_as_it_is(tmp_path: Path) -> None:
     for _ in range(2):
         check(vlm, stored, batches)
     with safe_open(files(stored)[0], "pt") as file:
-        about = json.loads(file.metadata()["plan"])
+        about = json.loads(file.metadata()["about"])
         assert {file.get_tensor(n).dtype for n in file.keys()} >= {torch.bfloat16}  # noqa: SIM118
     assert about[0] == list(vlm.record(stop=2, **batches[0]).resid[2].shape)

@@ -48,3 +48,11 @@ def test_local_records_belong_to_the_code_that_made_them(tmp_path, monkeypatch):
     before = study_records._code()
     (tmp_path / "a.py").write_text("x = 2\n")
     assert study_records._code() != before
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"seed": 1}', b"\xff", b""])
+def test_a_damaged_line_of_committed_records_is_named(tmp_path, line):
+    committed = tmp_path / "c.jsonl"
+    committed.write_bytes(b'{"key": "a"}\n' + line + b'\n{"key": "b"}\n')
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 2 is no record .*: restore the file from git, or"):
+        Records(committed, tmp_path / "journal.jsonl")

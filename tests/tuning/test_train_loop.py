@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.tuning.train_loop import DivergedError, History, Schedule, fit, rate
+from vlalign_utils.tuning.training_state import load_state, save_state
 from vlalign_utils.zoo.stages import muon_and_adamw
 
 SCHEDULE = Schedule(steps=20, batch_size=32, lr=0.2)
@@ -105,7 +107,7 @@ def test_two_processes_that_share_the_rows_train_as_one_does(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    shared = torch.load(path, weights_only=True)
+    shared = load_state(Path(path))
     for name, weight in whole.named_parameters():
         torch.testing.assert_close(shared["weights"][name], weight.detach(), rtol=1e-3, atol=1e-4)
     assert shared["history"]["step"] == SCHEDULE.steps
@@ -192,7 +194,7 @@ def test_divergence_brings_the_last_checkpoint_back(tmp_path, monkeypatch):
     task = Sums()
     with pytest.raises(DivergedError, match="t: the loss is nan at step 8; lower the learning rate") as error:
         few(tmp_path / "bad.ckpt", spoilt, task)
-    state = torch.load(tmp_path / "bad.ckpt", weights_only=True)
+    state = load_state(tmp_path / "bad.ckpt")
     assert state["history"]["step"] == 5
     assert error.value.history.step == 8
     assert all(torch.equal(p, state["weights"][n]) for n, p in task.named_parameters())
@@ -205,7 +207,7 @@ def test_a_run_that_is_not_resumable_keeps_good_weights_alone(tmp_path, monkeypa
     few(tmp_path / "whole.ckpt", data)
     task = Sums()
     few(tmp_path / "a.ckpt", data, task, resumable=False)
-    states = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("whole", "a")}
+    states = {name: load_state(tmp_path / f"{name}.ckpt") for name in ("whole", "a")}
     assert states["whole"]["optimizers"]
     assert not states["a"]["optimizers"]
     assert states["whole"]["history"]["step"] == 20
@@ -213,7 +215,7 @@ def test_a_run_that_is_not_resumable_keeps_good_weights_alone(tmp_path, monkeypa
     task = Sums()
     with pytest.raises(DivergedError):
         few(tmp_path / "b.ckpt", lambda first: (x * math.inf for x in data(first)), task, resumable=False)
-    good = torch.load(tmp_path / "b.ckpt", weights_only=True)["weights"]
+    good = load_state(tmp_path / "b.ckpt")["weights"]
     assert all(torch.equal(p, good[n]) for n, p in task.named_parameters())
 
 
@@ -246,12 +248,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     other = Schedule(steps=30, batch_size=32, lr=0.2)
     with pytest.raises(ValueError, match="is the checkpoint of another run than 't': delete it"):
         few(tmp_path / "a.ckpt", data, schedule=other)
-    state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    del state["run"]  # as runs of before have left it
-    torch.save(state, tmp_path / "a.ckpt")
-    assert few(tmp_path / "a.ckpt", data)[1].step == 20
+    state = load_state(tmp_path / "a.ckpt")
     name, value = next(iter(state["weights"].items()))
-    torch.save({**state, "weights": {**state["weights"], name: value[:1]}}, tmp_path / "a.ckpt")
+    save_state(tmp_path / "a.ckpt", {**state, "weights": {**state["weights"], name: value[:1]}})
     with pytest.raises(ValueError, match="is the checkpoint of another run than 't': delete it"):
         few(tmp_path / "a.ckpt", data)
 
@@ -273,3 +272,16 @@ def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     assert max(rates) == rates[0] == 0.2  # one step of warm-up
     assert rates == sorted(rates, reverse=True)
     assert rate(SCHEDULE, 20) == pytest.approx(0.004)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found_and_a_run_anew_heals(tmp_path):
+    path = tmp_path / "seed.0"
+    whole, _ = few(path, data)
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    with pytest.raises(
+        ValueError, match=r"seed\.0 is damaged, or no checkpoint of a run: delete it, and the"
+    ):
+        few(path, data)
+    path.unlink()
+    assert same(few(path, data)[0], whole)

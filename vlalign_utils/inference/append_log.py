@@ -1,111 +1,76 @@
-"""Files that survive a kill: a journal of whole lines, a lock that ends with its process."""
+"""Append-only JSON lines, each with a checksum: a kill or a failing disk costs the damaged line alone."""
 
-import fcntl
+import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-SEAL = "sealed"
+from filelock import FileLock
 
+from vlalign_utils.paths import WriteError, write_atomic
 
-class StoreError(ValueError):
-    """A store that cannot be used as it is; the message says what to do."""
-
-
-def locked(folder: Path) -> int:
-    """Hold the folder's lock until the returned file is closed or the process ends.
-
-    Raises StoreError when it is held already.
-    """
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise StoreError(
-            f"{folder} is open already: wait for that process to end, or close the store"
-        ) from None
-    return file
+LOG = logging.getLogger("vlalign")
 
 
 class Journal:
-    """Append-only JSON lines, with seals between them.
-
-    A line that was added outlives its process. One before a seal also outlives its machine: a seal is written
-    by whoever has seen to it that what the lines speak of is on the disk.
-    """
+    """JSON values in one file, in the order added; processes may add to the same one."""
 
     def __init__(self, path: Path) -> None:
-        """Read the whole lines there are, none when the file is missing.
+        """Read the values there are, none when the file is missing.
 
-        What a crash left of lines after the last seal is cut off. Raises StoreError when one before it is
-        damaged.
+        A damaged line, or the half of one that a kill left, is dropped with one line of log.
         """
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.path = path
         self.lines: list[Any] = []
-        self.sealed = 0  # how many of the lines come before the last seal
-        self._ends = [0]  # where each line ends in the file
-        content = path.read_bytes()
-        last_seal, position = content.rfind(f'\n"{SEAL}"\n'.encode()), 0
-        for raw in content.splitlines(keepends=True):
-            try:
-                line = json.loads(raw) if raw.endswith(b"\n") else None
-            except ValueError:
-                line = None
-            if line is None:
-                if position < last_seal:
-                    os.close(self._file)
-                    raise StoreError(f"{path} is damaged: delete {path.parent} and run again")
-                break
-            position += len(raw)
-            if line == SEAL:
-                self.sealed, self._ends[-1] = len(self.lines), position
-            else:
-                self.lines.append(line)
-                self._ends.append(position)
-        os.ftruncate(self._file, position)
+        if not path.is_file():
+            return
+        with self._locked():
+            sound = []
+            for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+                try:
+                    self.lines.append(_parsed(raw))
+                    sound.append(raw)
+                except (ValueError, KeyError, TypeError):
+                    LOG.warning("%s, line %d is damaged: what it held is made again", path, number)
+            if b"".join(sound) != path.read_bytes():
+                write_atomic(path, b"".join(sound))
 
     def add(self, line: Any) -> None:
-        """Append a line."""
-        self._ends.append(self._ends[-1] + self._write(line))
+        """Append a JSON value; a kill from here on spares it.
+
+        Raises TypeError for what JSON cannot hold, and WriteError when the disk is full or read-only; nothing
+        is appended then.
+        """
+        text = json.dumps(line)
+        raw = json.dumps({"sha256": _sum(text), "line": text}).encode() + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked(), self.path.open("ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    if file.write(raw) != len(raw):
+                        raise OSError(28, os.strerror(28))  # the disk took the beginning of the line only
+                except OSError:
+                    file.truncate(before)
+                    raise
+        except OSError as error:
+            raise WriteError(
+                f"{self.path} cannot be written ({error.strerror}): free some space, or choose another folder"
+            ) from error
         self.lines.append(line)
 
-    def seal(self) -> None:
-        """Seal all lines, and wait until the disk has them."""
-        self._ends[-1] += self._write(SEAL)
-        flush(self._file)
-        self.sealed = len(self.lines)
-
-    def _write(self, line: Any) -> int:
-        raw = (json.dumps(line) + "\n").encode()
-        try:
-            write_at(raw, self._file)
-        except OSError:  # a full disk: half a line must not spoil the next
-            os.ftruncate(self._file, self._ends[-1])
-            raise
-        return len(raw)
-
-    def cut(self, n: int) -> None:
-        """Keep the first `n` lines only."""
-        os.ftruncate(self._file, self._ends[n])
-        del self.lines[n:], self._ends[n + 1 :]
-        self.sealed = min(self.sealed, n)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+    def _locked(self) -> FileLock:
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
 
 
-def write_at(data: Any, file: int, offset: int | None = None) -> None:
-    """Write all bytes of a buffer, at the end of the file without an offset."""
-    left = memoryview(data).cast("B")
-    while left:
-        n = os.write(file, left) if offset is None else os.pwrite(file, left, offset)
-        left = left[n:]
-        offset = None if offset is None else offset + n
+def _parsed(raw: bytes) -> Any:
+    outer = json.loads(raw)
+    if not raw.endswith(b"\n") or outer["sha256"] != _sum(outer["line"]):
+        raise ValueError("damaged")
+    return json.loads(outer["line"])
 
 
-def flush(file: int) -> None:
-    """Wait until the disk has what was written to the file."""
-    getattr(os, "fdatasync", os.fsync)(file)  # macOS has no fdatasync
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import get_safetensors_metadata
+from huggingface_hub import get_safetensors_metadata, parse_local_safetensors_file_metadata
 from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+from huggingface_hub.utils import SafetensorsFileMetadata
 from torch import Tensor
 
 from vlalign_utils.loading.checkpoint import INDEX, UNREACHABLE, WEIGHTS, Checkpoint
@@ -64,32 +63,60 @@ class Header:
 def read_headers(checkpoint: Checkpoint) -> dict[str, Header]:
     """Headers of every tensor that would be loaded, by name; from the hub only the headers are read.
 
-    Raises ValueError when a file is missing, cut short or not a safetensors file.
+    Raises ValueError when a file is missing, cut short or damaged in its header, or the index is damaged.
     """
     if checkpoint.folder is None:
         return _from_hub(checkpoint)
-    folder = checkpoint.folder
-    found: dict[str, Header] = {}
-    for file in weight_files(checkpoint):
-        if not (folder / file).is_file():
-            raise ValueError(f"{checkpoint.name} lacks {file}, which its {INDEX} lists: download it again")
-        tensors = json.loads(_header_bytes(folder / file))
-        tensors.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        size = (folder / file).stat().st_size - 8 - len(_header_bytes(folder / file))
-        if size != end:
-            raise ValueError(f"{folder / file} holds {size} of {end} bytes of weights: download it again")
-        found |= {n: Header(tuple(entry["shape"]), entry["dtype"], file) for n, entry in tensors.items()}
-    return found
+    return {
+        name: Header(tuple(tensor.shape), tensor.dtype, file)
+        for file in weight_files(checkpoint)
+        for name, tensor in _in_file(checkpoint.folder / file).tensors.items()
+    }
 
 
 def weight_files(checkpoint: Checkpoint) -> list[str]:
-    """Names of the safetensors files of a checkpoint on disk: one, or the shards that its index lists."""
-    assert checkpoint.folder is not None
+    """Names of the safetensors files of a checkpoint on disk: one, or the shards that its index lists.
+
+    Raises ValueError for an index that is damaged, or that lists a file which is not there.
+    """
+    folder = checkpoint.folder
+    assert folder is not None
     if WEIGHTS in checkpoint.files:
         return [WEIGHTS]
-    index: Mapping[str, Any] = json.loads((checkpoint.folder / INDEX).read_text(encoding="utf-8"))
-    return sorted(set(index["weight_map"].values()))
+    try:
+        files = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+        absent = [file for file in files if not (folder / file).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX} is damaged ({error}): download it again") from error
+    if absent:
+        raise ValueError(f"{checkpoint.name} lacks {absent[0]}, which its {INDEX} lists: download it again")
+    return files
+
+
+def _in_file(path: Path) -> SafetensorsFileMetadata:
+    """Header of a file that is as long as it says."""
+    try:
+        found = parse_local_safetensors_file_metadata(path)
+        held = path.stat().st_size - 8 - len(_header_bytes(path))
+        end = max((tensor.data_offsets[1] for tensor in found.tensors.values()), default=0)
+        sound = all(
+            _fits(tensor.data_offsets, tensor.dtype, tensor.shape) for tensor in found.tensors.values()
+        )
+    except (SafetensorsParsingError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no safetensors file, or only the pointer to one: download it again"
+        ) from error
+    if not sound:
+        raise ValueError(f"{path} has a damaged header: download it again")
+    if held != end:
+        raise ValueError(f"{path} holds {held} of {end} bytes of weights: download it again")
+    return found
+
+
+def _fits(offsets: tuple[int, int], dtype: str, shape: list[int]) -> bool:
+    """Whether a tensor's place in the file is as long as its shape and precision, if known, ask."""
+    start, end = offsets
+    return 0 <= start <= end and (dtype not in _TYPES or end - start == prod(shape) * _TYPES[dtype].itemsize)
 
 
 def _from_hub(checkpoint: Checkpoint) -> dict[str, Header]:
@@ -109,11 +136,7 @@ def _from_hub(checkpoint: Checkpoint) -> dict[str, Header]:
 
 def _header_bytes(path: Path) -> bytes:
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > path.stat().st_size or stream.read(1) != b"{":
-            raise ValueError(f"{path} is no safetensors file, or only the pointer to one: download it again")
-        stream.seek(8)
-        return stream.read(length)
+        return stream.read(int.from_bytes(stream.read(8), "little"))
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

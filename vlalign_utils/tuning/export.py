@@ -1,6 +1,5 @@
 """A model as it is now, written as a folder that transformers loads."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.paths import atomic_folder
 from vlalign_utils.tuning.lora import ADAPTER
 
 MERGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -21,7 +21,7 @@ def save(vlm: VLM, folder: str | Path) -> None:
     LoRA matrices are merged into the weights that they belong to, so that the folder holds a plain model of
     the same class; the model in memory keeps them apart. Of processes that train together the main one
     writes. Raises ValueError for a folder that is there already, and for LoRA on offloaded or quantised
-    weights.
+    weights, and WriteError for a full or read-only disk.
     """
     if PartialState._shared_state and not PartialState().is_main_process:
         return
@@ -29,14 +29,11 @@ def save(vlm: VLM, folder: str | Path) -> None:
     if folder.exists():
         raise ValueError(f"{folder} is there already: name another folder, or delete it")
     state = merged(vlm.model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     model: Any = vlm.model
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
-        whole = Path(partial) / folder.name
-        model.save_pretrained(whole, state_dict=state)
+    with atomic_folder(folder) as partial:
+        model.save_pretrained(partial, state_dict=state)
         if vlm.processor is not None:
-            vlm.processor.save_pretrained(whole)
-        whole.rename(folder)
+            vlm.processor.save_pretrained(partial)
 
 
 def merged(model: nn.Module) -> dict[str, Tensor] | None:

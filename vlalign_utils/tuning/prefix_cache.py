@@ -1,13 +1,11 @@
 """What the layers below a band give, recorded once per batch and read again in every epoch.
 
 With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
-in one safetensors file per batch, read through a memory map, and a replay from there gives the gradients of
+in one shard per batch (`shards`), read through a memory map, and a replay from there gives the gradients of
 the ordinary forward. Of what ran below, only the tensors that the rest reads are kept (`reads`).
 """
 
 import hashlib
-import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,20 +15,17 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.inference.append_log import StoreError
 from vlalign_utils.inference.fingerprints import model_identity, weights_identity
+from vlalign_utils.inference.shards import Shards, StoreError, digest
 from vlalign_utils.tuning.needed_tensors import needed, specs, unasked
-from vlalign_utils.tuning.prefix_files import checksum, packed, unpacked
+from vlalign_utils.tuning.prefix_files import packed, unpacked
 
-LOG = logging.getLogger("vlalign")
 Inputs = Mapping[str, Any]
 
 
@@ -53,12 +48,10 @@ class Prefixes:
         self._stamps, self._identity = _stamps(self._below()), self._identified()
         first = self._tried()
         self.folder = folder / _key(vlm, batches, start)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._checked: set[int] = set()
-        self.size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        self._shards = Shards(self.folder)
         self._check_space(first)
         # What batch 0 gave, until it is asked for.
-        self._opening: Run | None = None if self._path(0).is_file() else first
+        self._opening: Run | None = None if self._shards.path(_name(0)).is_file() else first
 
     def run(self, i: int) -> Run:
         """What layer `start` and the rest need of batch `i`: read, or recorded now, and kept if it fits.
@@ -66,23 +59,22 @@ class Prefixes:
         Raises ValueError when weights below `start` have changed since.
         """
         self._check_unchanged()
-        path = self._path(i)
-        stored = self._read(path, i) if path.is_file() else None
+        stored = self._shards.read(_name(i), str(self.vlm.device))
         if stored is not None:
-            return stored
+            return unpacked(self.vlm, self.batches[i], self.start, self._specs, *stored)
         run = self._opening if i == 0 and self._opening is not None else self._record(i)
         kept, plan = self._split(run)
-        if self.limit is None or self.size + _bytes(kept) <= self.limit:
-            data = save(kept, {"plan": plan, "crc32": str(checksum(kept, plan))})
-            if self.limit is None or self.size + len(data) <= self.limit:
-                _write(path, data)
-                self.size += len(data)
+        room = None if self.limit is None else self.limit - self.size
+        if room is None or _bytes(kept) <= room:
+            self._shards.write(_name(i), kept, plan, room)
         if i == 0:
             self._opening = None
         return run
 
-    def _path(self, i: int) -> Path:
-        return self.folder / f"{i:06d}.safetensors"
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are there."""
+        return self._shards.size
 
     def _below(self) -> list[nn.Parameter]:
         above = {id(p) for p in self.vlm.layers[self.start :].parameters()}
@@ -161,29 +153,12 @@ class Prefixes:
             )
         return run
 
-    def _split(self, run: Run) -> tuple[dict[str, Tensor], str]:
+    def _split(self, run: Run) -> tuple[dict[str, Tensor], list[Any]]:
         if specs(run) != self._specs:
             raise ValueError(
                 "what runs before the layers differs from batch to batch: train without recorded prefixes"
             )
         return packed(run, self.start, self._needed)
-
-    def _read(self, path: Path, i: int) -> Run | None:
-        try:
-            with safe_open(path, "pt", device=str(self.vlm.device)) as file:
-                about = file.metadata()
-                # Copied: some kernels give other last digits where a tensor begins anywhere in memory.
-                kept = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            sound = i in self._checked or int(about["crc32"]) == checksum(kept, about["plan"])
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            LOG.warning("%s is damaged: its batch is recorded again", path)
-            self.size -= path.stat().st_size
-            path.unlink()
-            return None
-        self._checked.add(i)
-        return unpacked(self.vlm, self.batches[i], self.start, self._specs, kept, about["plan"])
 
     def _check_space(self, first: Run) -> None:
         whole = len(self.batches) * _bytes(self._split(first)[0])
@@ -230,16 +205,8 @@ def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:
     return [(id(p), p.data_ptr(), p._version) for p in parameters]
 
 
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # a kill leaves no half file under the real name
-    try:
-        partial.write_bytes(data)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror}): free some space, record elsewhere, or give a limit"
-        ) from error
-    partial.replace(path)
+def _name(i: int) -> str:
+    return f"{i:06d}"
 
 
 def _bytes(kept: Mapping[str, Tensor]) -> int:
@@ -254,10 +221,10 @@ def _key(vlm: VLM, batches: Sequence[Inputs], start: int) -> str:
 
 def data_key(batches: Sequence[Inputs]) -> str:
     """Hash of batches in their order: names, values, types and shapes."""
-    digest = hashlib.blake2b(digest_size=16)
+    total = hashlib.blake2b(digest_size=16)
     for inputs in batches:
         leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
         tensors = {str(j): leaf for j, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        digest.update(f"{spec} {others!r} {checksum(tensors)}".encode())
-    return digest.hexdigest()
+        total.update(f"{spec} {others!r} {digest(tensors)}".encode())
+    return total.hexdigest()

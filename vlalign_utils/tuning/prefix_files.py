@@ -1,7 +1,5 @@
-"""What ran below a decoder layer as tensors and a line of JSON, and a run again."""
+"""What ran below a decoder layer as tensors and JSON values, and a run again."""
 
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +15,8 @@ from vlalign_utils.tuning.needed_tensors import Slot, leaves
 Specs = Sequence[tuple[tuple[str, int], pytree.TreeSpec]]  # of `reads.specs`
 
 
-def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], str]:
-    """Tensors to keep, and as JSON: the stream's shape, and for every leaf where it is or what it was.
+def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Tensors to keep, and in JSON values: the stream's shape, and for every leaf where it is or what it was.
 
     Raises ValueError for what is no tensor and JSON cannot hold.
     """
@@ -38,7 +36,7 @@ def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], 
             plan.append(["kept", str(number)])
         else:
             plan.append(["empty", list(leaf.shape), str(leaf.dtype).removeprefix("torch.")])
-    return kept, json.dumps(plan)
+    return kept, plan
 
 
 def unpacked(
@@ -47,7 +45,7 @@ def unpacked(
     start: int,
     specs: Specs,
     kept: Mapping[str, Tensor],
-    plan: str,
+    plan: list[Any],
     rest: float = 0.0,
 ) -> Run:
     """A run of these inputs to replay from `start`; what was not kept is `rest` everywhere.
@@ -56,7 +54,7 @@ def unpacked(
     """
     answers: dict[str, list[Answer]] = {}
     outputs: dict[int, Any] = {}
-    shape, *entries = json.loads(plan)
+    shape, *entries = plan
     left = iter([_leaf(entry, kept, vlm.device, rest) for entry in entries])
     for (name, number), spec in specs:
         own = [next(left) for _ in range(spec.num_leaves)]
@@ -77,16 +75,6 @@ def unpacked(
         root=vlm.model,
         versions=[stream._version] * (start + 1),
     )
-
-
-def checksum(kept: Mapping[str, Tensor], plan: str = "") -> int:
-    """Of tensors, their names, types and shapes, and of the plan."""
-    total = zlib.crc32(plan.encode())
-    for name in sorted(kept):
-        total = zlib.crc32(f"{name} {kept[name].dtype} {list(kept[name].shape)}".encode(), total)
-        raw = kept[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        total = zlib.crc32(raw.numpy().data, total)
-    return total
 
 
 def _leaf(entry: list[Any], kept: Mapping[str, Tensor], device: torch.device, rest: float) -> Any:

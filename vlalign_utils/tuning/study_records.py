@@ -22,15 +22,30 @@ def committed(arch: str) -> Path:
     return ROOT / "book" / "studies" / f"{arch}.jsonl"
 
 
+def read(path: Path) -> list[Record]:
+    """Committed records, none when the file is missing. Raises ValueError, naming a line that is none."""
+    found: list[Record] = []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no record ({error}): restore the file from git, or delete the "
+                "line to train that run again"
+            ) from error
+        found.append(record)
+    return found
+
+
 class Records:
     """What was trained before, by key, and the journal that new records go to."""
 
     def __init__(self, committed: Path, journal: Path) -> None:
-        """Read both; either may be missing."""
-        lines = committed.read_text(encoding="utf-8").splitlines() if committed.is_file() else []
-        journal.parent.mkdir(parents=True, exist_ok=True)
+        """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
         self._journal = Journal(journal)
-        self.known: dict[str, Record] = {r["key"]: r for r in (*map(json.loads, lines), *self._journal.lines)}
+        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._journal.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
 
     def get(self, about: Record, make: Callable[[], Record]) -> Record:

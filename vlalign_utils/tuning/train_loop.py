@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vlalign_utils.paths import sweep
+from vlalign_utils.tuning.training_state import load_state, save_state
+
 SAVE_EVERY = 100  # steps
 CURVE_POINTS = 100
 BEGINNING = 10  # steps whose mean loss is what a run that diverges rises above
@@ -104,9 +107,9 @@ def fit(
     name; a group may have a `times` that multiplies the schedule's rate. A run that is not `resumable` keeps
     the last good weights in `checkpoint` alone, which are a third of what resuming needs. `of` names what
     else decides the result, such as the start and the data: a checkpoint of others is refused.
-    Raises ValueError when there are fewer rows than processes or the checkpoint is of another run, and
-    DivergedError, with the last checkpoint's weights in place, when the loss, gradients or weights are not
-    finite or the loss rises far above its beginning.
+    Raises ValueError when there are fewer rows than processes or the checkpoint is damaged or of another run,
+    WriteError when it cannot be written, and DivergedError, with the last checkpoint's weights in place, when
+    the loss, gradients or weights are not finite or the loss rises far above its beginning.
     """
     if schedule.batch_size < accelerator.num_processes:
         raise ValueError(
@@ -116,6 +119,7 @@ def fit(
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     run = {"label": label, "schedule": schedule.model_dump(), "trained": sorted(trained)}
     run |= {"of": of} if of else {}
+    sweep(checkpoint.parent)
     state = _stored(checkpoint, trained, run)
     history = History(**state["history"]) if state else History()
     wrapped, *optimizers = accelerator.prepare(task, *make(trained, schedule))
@@ -196,13 +200,10 @@ def _save(
     window: list[float],
     run: dict[str, Any],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     weights = {name: p.detach() for name, p in trained.items()}
     states = [optimizer.state_dict() for optimizer in optimizers]
     kept = {"weights": weights, "optimizers": states, "history": vars(history), "window": window, "run": run}
-    torch.save(kept, partial)
-    partial.replace(path)
+    save_state(path, kept)
 
 
 def _go_back(path: Path, trained: dict[str, nn.Parameter]) -> None:
@@ -216,7 +217,7 @@ def _stored(
 ) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = load_state(path)
     shapes = {name: value.shape for name, value in state["weights"].items()}
     other = shapes != {name: parameter.shape for name, parameter in trained.items()}
     if run is not None and (other or state.get("run", run) != run):

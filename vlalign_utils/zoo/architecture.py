@@ -28,6 +28,7 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from vlalign_utils.data.tokenizer import build_tokenizer
 from vlalign_utils.loading.verbosity import quiet
+from vlalign_utils.paths import atomic_folder
 
 
 class Shell(BaseModel):
@@ -170,16 +171,14 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> Non
 
     The model itself keeps its precision.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with quiet():
-        half = deepcopy(model).half()
-        half.save_pretrained(partial)
-        for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):
-            config.dtype = torch.float32
-        half.config.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    words = partial / "tokenizer.json"  # a third of its size without the indentation
-    words.write_text(json.dumps(json.loads(words.read_bytes()), separators=(",", ":")))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        with quiet():
+            half = deepcopy(model).half()
+            half.save_pretrained(partial)
+            for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):
+                config.dtype = torch.float32
+            half.config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        words = partial / "tokenizer.json"  # a third of its size without the indentation
+        words.write_text(json.dumps(json.loads(words.read_bytes()), separators=(",", ":")))
+        shutil.rmtree(folder, ignore_errors=True)

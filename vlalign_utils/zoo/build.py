@@ -112,7 +112,14 @@ def evaluate(folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:
 
 def _complete(folder: Path, recipe: Recipe) -> bool:
     record = folder / "record.json"
-    return record.is_file() and json.loads(record.read_text())["recipe"] == recipe.model_dump()
+    if not record.is_file():
+        return False
+    try:
+        return bool(json.loads(record.read_bytes())["recipe"] == recipe.model_dump())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{record} is damaged ({error}): restore it from git, or delete it to train the chain again"
+        ) from error
 
 
 def _device(accelerator: Accelerator) -> str:
