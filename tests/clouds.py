@@ -27,6 +27,21 @@ def related(seed: int, n: int = 40, d: int = 5, layers: int = 1) -> tuple[Tensor
     return x, x.flip(0) + 0.5 * cloud(seed + 1, n, d, layers)
 
 
+def hard(name: str, n: int = 240, d: int = 96) -> Tensor:
+    """Points whose neighbours are lost when distances are rounded, in the precision states have."""
+    x, side = cloud(9, n, d)[0], torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)[:, None]
+    if name == "offset":
+        return (x + 1e4).float()
+    if name == "huge dimension":
+        return (x * torch.tensor([1e4] + [1.0] * (d - 1))).float()
+    if name == "half precision":
+        return (side + 0.1 * x).half()
+    return side + float(name) * x if float(name) < 1e-3 else (side + float(name) * x).float()
+
+
+HARD = ("0.1", "1e-3", "1e-7", "offset", "huge dimension", "half precision")  # numbers: width of two clusters
+
+
 def rotation(seed: int, d: int = 5) -> Tensor:
     return torch.linalg.qr(cloud(seed, d, d)[0]).Q
 

@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from clouds import cloud, is_clear, related, rotation, unit
+from clouds import HARD, cloud, hard, is_clear, related, rotation, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -35,6 +35,13 @@ def test_terms_are_the_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     (x,), (y,) = related(0)
     terms = information_imbalance(x, y[:, :3])
     assert terms.tolist() == pytest.approx([2 / 40 * rank for rank in naive_ranks(x, y[:, :3])])
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_terms_are_the_naive_loop_where_rounding_loses_neighbours(name: str) -> None:
+    x, y = hard(name, n=40), hard(name, n=40).flip(1)[:, :60]
+    ranks = naive_ranks(x.double(), y.double())
+    assert information_imbalance(x, y).tolist() == pytest.approx([2 / 40 * rank for rank in ranks])
 
 
 def test_delta_is_dadapys() -> None:

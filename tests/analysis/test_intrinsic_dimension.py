@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import skdim
 import torch
-from clouds import cloud, is_clear, rotation
+from clouds import HARD, cloud, hard, is_clear, rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -36,6 +36,14 @@ def test_two_nn_is_scikit_dimensions(n: int, d: int) -> None:
     x = normal(n, d)
     expected = skdim.id.TwoNN(discard_fraction=0.1).fit(x.numpy()).dimension_
     assert two_nn(doubling_distances(x, 2)) == pytest.approx(expected, rel=1e-9)
+
+
+# At a width of 1e-7 scikit-dimension's own distances, |a|^2 + |b|^2 - 2ab in float64, are rounded.
+@pytest.mark.parametrize("name", [name for name in HARD if name != "1e-7"])
+def test_two_nn_is_scikit_dimensions_where_rounding_loses_neighbours(name: str) -> None:
+    x = hard(name)
+    expected = skdim.id.TwoNN(discard_fraction=0.1).fit(x.double().numpy()).dimension_
+    assert two_nn(doubling_distances(x, 2)) == pytest.approx(expected, rel=1e-6)
 
 
 # DADApy 0.3.4, numpy 1.26.4, x = np.random.default_rng(0).standard_normal((300, 5)):

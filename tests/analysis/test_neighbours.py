@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from clouds import HARD, hard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
 from torch import Tensor
 
 from vlalign_utils.analysis import neighbours
@@ -146,3 +149,28 @@ def test_constant_layer_is_refused_by_name() -> None:
     x = torch.stack([cloud(0), torch.ones(60, 5, dtype=torch.float64)])
     with pytest.raises(ValueError, match=r"layer 1: .*no direction"):
         neighbours.layer_neighbours(x, 3)
+
+
+def tree(points: np.ndarray, k: int) -> np.ndarray:
+    """scikit-learn's neighbours, from differences in float64."""
+    return NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(points).kneighbors(return_distance=False)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_neighbours_are_those_of_scikit_learn_s_tree(name: str) -> None:
+    x = hard(name)
+    assert np.array_equal(neighbours.nearest(x, 10).numpy(), tree(x.double().numpy(), 10))
+    spread = normalize(StandardScaler().fit_transform(x.double().numpy()))
+    assert np.array_equal(neighbours.layer_neighbours(x[None], 10)[0].numpy(), tree(spread, 10))
+
+
+def test_distances_are_the_loop_and_an_item_is_never_near_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PAIRED_NUMBERS", 200)
+    rows = torch.tensor([5, 0, 39])
+    for name in ("0.1", "1e-7"):
+        x = hard(name, n=40)
+        found = neighbours.squared_distances(x, rows).sqrt()
+        for line, i in zip(found, rows.tolist(), strict=True):
+            differences = (x[i].double() - x.double()).norm(dim=-1).tolist()
+            expected = [float("inf") if j == i else distance for j, distance in enumerate(differences)]
+            assert line.tolist() == pytest.approx(expected, rel=1e-9)

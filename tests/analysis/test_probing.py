@@ -145,12 +145,16 @@ def test_knn_needs_as_many_training_items(k: int) -> None:
         probing.knn_probe(train, labels, train, labels, k=k)
 
 
-def test_knn_of_a_state_that_is_not_finite_is_refused() -> None:
+@pytest.mark.parametrize("probe", [probing.linear_probe, probing.knn_probe])
+def test_a_state_that_is_not_finite_is_refused_by_its_layer(probe) -> None:
     train, labels = world(50, 0)
     broken = train.clone()
     broken[1, 4, 2] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        probing.knn_probe(train, labels, broken, labels)
+    for states in ((train, labels, broken, labels), (broken, labels, train, labels)):
+        with pytest.raises(ValueError, match="layer 1: a state is NaN or infinite"):
+            probe(*states)
+    with pytest.raises(ValueError, match="layer 1: a state is NaN or infinite"):
+        probe(train, labels, train, labels, reference=broken)
 
 
 @pytest.mark.parametrize("probe", [probing.linear_probe, probing.knn_probe])

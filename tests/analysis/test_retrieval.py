@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from clouds import cloud, related, rotation, unit
+from clouds import HARD, cloud, hard, related, rotation, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +89,13 @@ def test_two_widths_or_numbers_of_items_are_refused() -> None:
             measure(x, prepare(cloud(1, d=4), 2))
         with pytest.raises(ValueError, match="40 items on one side and 30 on the other"):
             measure(x, prepare(cloud(1, n=30), 2))
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_matches_are_the_largest_cosines_where_rounding_loses_them(name: str) -> None:
+    x = hard(name, n=60)
+    y = (x.double() + 1e-9 * cloud(3, 60, 96)[0]).to(x.dtype)
+    ours, theirs = unit(x.double()), unit(y.double())
+    matches = best_matches(prepare(x[None], 2), prepare(y.flip(0)[None], 2))
+    assert torch.equal(59 - matches.of_x[0, 0], (ours @ theirs.T).argmax(dim=-1))
+    assert torch.equal(matches.of_y[0, 0].flip(0), (theirs @ ours.T).argmax(dim=-1))

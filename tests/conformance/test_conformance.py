@@ -332,6 +332,8 @@ def test_a_left_padded_row_is_itself(name: str) -> None:
     assert padding == 2 or name in UNPADDED
     if allowed.padding.works is False:
         assert name in UNPADDED, allowed.padding.detail
+    if name in ("git", "hunyuan_vl"):  # learned positions that count padding, and rows that count each other
+        assert allowed.padding.works is False
     for row in (0, 1) if name not in UNPADDED else ():
         alone = vlm.record(**one_row(inputs, row, padding if row == 0 else 0))
         tokens = alone.grid[1]

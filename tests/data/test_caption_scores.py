@@ -71,3 +71,17 @@ def test_cider_is_that_of_its_definition():
 def test_texts_without_references_are_refused():
     with pytest.raises(ValueError, match="2 texts but references for 1"):
         cider(["a", "b"], [["a"]])
+
+
+def test_an_own_caption_agrees_with_itself():
+    for own in ("a dog sleeps on the grass", "a red dog", "small red star", "", "a dog, a cat"):
+        assert agreement(own, own) == (1, 1, 1, 1)
+    assert agreement("a dog sleeps", "a cat sleeps").mean == pytest.approx(2 / 3)
+    assert agreement("nothing", "a cat sleeps").mean == 0
+    own = ["a dog sleeps on the grass", "two people ride a bicycle downhill"]
+    assert cider(own, [[text] for text in own]).tolist() == pytest.approx([10, 10])
+
+
+def test_cider_of_words_without_weight_is_refused():
+    with pytest.raises(ValueError, match="item 0: every word of its references is in those of all"):
+        cider(["a dog sleeps"], [["a dog sleeps"]])

@@ -1,6 +1,6 @@
 import torch
 
-from vlalign_utils.driver.padding import attended_tokens
+from vlalign_utils.driver.padding import attended_tokens, single_row
 
 
 def test_the_mask_of_the_tokens_the_decoder_reads() -> None:
@@ -19,3 +19,16 @@ def test_image_features_that_a_model_inserts_are_no_padding() -> None:
     assert attended_tokens(given, (1, 4), image).tolist() == [[True, True, False, True]]
     assert attended_tokens(given, (1, 4), None).all()
     assert attended_tokens({"input_ids": given["input_ids"]}, (1, 2), None).all()
+
+
+def test_a_row_by_itself_has_no_padding_and_its_own_share_of_the_pixels() -> None:
+    ids, mask = torch.tensor([[0, 5, 6], [7, 8, 9]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.arange(12.0).view(4, 3)}
+    first, second = single_row(given, 0), single_row(given, 1)
+    assert first is not None
+    assert second is not None
+    assert first["input_ids"].tolist() == [[5, 6]]
+    assert second["input_ids"].tolist() == [[7, 8, 9]]
+    assert second["pixel_values"].tolist() == [[6, 7, 8], [9, 10, 11]]
+    assert single_row({"input_ids": ids}, 0) is None
+    assert single_row({**given, "pixel_values": torch.zeros(3, 3)}, 0) is None

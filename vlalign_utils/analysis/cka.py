@@ -19,7 +19,7 @@ def linear_cka(x: Float[Tensor, "items dim_x"], y: Float[Tensor, "items dim_y"])
     Raises ValueError as `cka_grid` does. Sources: Kornblith et al. 2019, arXiv 1905.00414; debiased as in
     Nguyen et al. 2021, arXiv 2010.15327.
     """
-    x, y = x - x.mean(dim=0), y - y.mean(dim=0)  # no change but in rounding
+    x, y = (side.double() - side.double().mean(dim=0) for side in (x, y))  # no change but in rounding
     return _cka(x[None], y[None], as_paired(len(x)))[0, 0, 0].item()
 
 
@@ -70,7 +70,7 @@ def _cka(
 def _gram(
     x: Float[Tensor, "layers items d"], rows: Int[Tensor, "rows"]
 ) -> Float[Tensor, "layers rows items"]:
-    gram = (x[:, rows] @ x.mT).double()
+    gram = x[:, rows] @ x.mT
     gram[:, torch.arange(len(rows), device=rows.device), rows] = 0
     return gram
 

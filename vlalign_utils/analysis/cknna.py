@@ -24,7 +24,7 @@ def cknna(x: Float[Tensor, "items dim_x"], y: Float[Tensor, "items dim_y"], k: i
 
     Raises ValueError as `cknna_grid` and `nearest` do, and when an item is 0.
     """
-    x, y = directions(x)[None], directions(y)[None]
+    x, y = directions(x.double())[None], directions(y.double())[None]
     near_x, near_y = (_Near.of(points, nearest(points[0], k)[None]) for points in (x, y))
     return _cknna(near_x, near_y, as_paired(paired_items(x, y)))[0, 0, 0].item()
 
@@ -65,7 +65,7 @@ class _Near:
         for layer, near in enumerate(index):
             for rows in torch.arange(len(near), device=near.device).split(prepared_layers.BLOCK):
                 others = points[layer, near[rows]]  # [rows, k, d]
-                gram[layer, rows] = (others @ points[layer, rows, :, None])[..., 0].double()
+                gram[layer, rows] = (others @ points[layer, rows, :, None])[..., 0]
                 mutual[layer, rows] = (near[near[rows]] == rows[:, None, None]).any(dim=-1).double()
         return cls(index, gram, mutual)
 

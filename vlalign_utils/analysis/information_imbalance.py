@@ -12,14 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlalign_utils.analysis import prepared_layers
-from vlalign_utils.analysis.neighbours import check_distinct, nearest
-from vlalign_utils.analysis.prepared_layers import (
-    Layers,
-    as_paired,
-    ascending,
-    distances_to_all,
-    paired_items,
-)
+from vlalign_utils.analysis.neighbours import check_distinct, nearest, squared_distances
+from vlalign_utils.analysis.prepared_layers import Layers, as_paired, ascending, paired_items
 
 
 def information_imbalance(
@@ -31,7 +25,7 @@ def information_imbalance(
     items strictly closer. Raises ValueError where the items of x or y cannot be told apart.
     """
     check_distinct(y)
-    return _grid(nearest(x, 1).T, (y - y.mean(dim=0))[None])[0, 0]
+    return _grid(nearest(x, 1).T, y[None])[0, 0]
 
 
 def imbalance_grid(x: Layers, y: Layers) -> Float[Tensor, "layers_x layers_y items"]:
@@ -76,9 +70,9 @@ def _ranks(
     """For a layer and some items of y: the ranks of their partners' nearest neighbours in x."""
     orders = orders.to(y.device)
     partners = orders.argsort(dim=-1)  # of the items of y
-    for layer, points in enumerate(y):
+    for layer, points in enumerate(y.double()):
         for rows in torch.arange(len(points), device=y.device).split(prepared_layers.BLOCK):
-            distance = distances_to_all(points, rows)
+            distance = squared_distances(points, rows)  # in the order of the distances
             named = first[:, partners[:, rows]].transpose(
                 0, 1
             )  # [pairings, layers_x, rows], in x's numbering

@@ -28,9 +28,9 @@ def doubling_distances(x: Float[Tensor, "items d"], largest: int = 64) -> Float[
             f"largest = {largest}: expected a power of 2, the order of the farthest neighbour used"
         )
     orders = 2 ** torch.arange(largest.bit_length())
-    near = nearest(x, largest)[:, orders - 1]
-    # The search may round; the distances that enter ratios are taken again from differences.
-    found = [torch.linalg.vector_norm(x - x[column], dim=-1, dtype=torch.float64) for column in near.T]
+    near, x = nearest(x, largest)[:, orders - 1], x.double()
+    # The search may round in the last digits; distances that enter ratios are taken from differences.
+    found = [torch.linalg.vector_norm(x - x[column], dim=-1) for column in near.T]
     return torch.stack(found, dim=-1).sort(dim=-1).values.cpu().numpy()
 
 
@@ -41,7 +41,7 @@ def layer_distances(
     found = []
     for layer, x in enumerate(states):
         try:
-            found.append(doubling_distances(standardise(x), largest))
+            found.append(doubling_distances(standardise(x, dtype=torch.float64), largest))
         except ValueError as error:
             raise ValueError(f"layer {layer}: {error}") from error
     return np.stack(found)

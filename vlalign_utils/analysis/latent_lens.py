@@ -101,9 +101,11 @@ def nearest_words(
         raise ValueError(f"k is {k}, expected 1..{words}, the number of words")
     if not (image.isfinite().all() and text.isfinite().all()):
         raise ValueError("a state is NaN or infinite: its neighbours are undefined")
-    known, found = F.normalize(text, dim=-1), []
-    for tokens in F.normalize(image, dim=-1).split(BLOCK):
-        tops = [(tokens @ layer.T).topk(k, dim=-1) for layer in known]  # k of each layer hold the k of all
+    found = []
+    # Cosines of states with a large common mean differ in late digits only: float64.
+    for tokens in F.normalize(image.double(), dim=-1).split(BLOCK):
+        cosines = (tokens @ F.normalize(layer.double(), dim=-1).T for layer in text)
+        tops = [one.topk(k, dim=-1) for one in cosines]  # k of each layer hold the k of all
         cosine, at = torch.cat([top.values for top in tops], -1).topk(k, dim=-1)
         word = torch.cat([top.indices for top in tops], -1).gather(-1, at)
         found.append((cosine, at // k, word))

@@ -13,22 +13,48 @@ from vlalign_utils.evidence.intervals import PERMUTATIONS
 from vlalign_utils.evidence.nulls import shuffled
 
 BLOCK = 512  # items whose distances to all others are held at once
+PRECISE = 1e-6  # share of |a|^2 + |b|^2: squared distances above it keep ten digits in float64
+PAIRED_NUMBERS = 1 << 22  # differences that are held at once
 
 
 def standardise(
-    x: Float[Tensor, "*layers items d"], reference: Float[Tensor, "*layers others d"] | None = None
+    x: Float[Tensor, "*layers items d"],
+    reference: Float[Tensor, "*layers others d"] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*layers items d"]:
     """Centre each feature and scale it to unit variance, as measured on `reference` (by default on x).
 
     A few features of very large size dominate distances in trained transformers; this takes that away.
-    A feature that is constant in the reference is only centred.
+    A feature that is constant in the reference is only centred. Computed in float64; the result has `dtype`,
+    by default that of x, and at least float32.
     """
-    known = x if reference is None else reference
+    known = (x if reference is None else reference).double()
     centre = known.mean(dim=-2, keepdim=True)
     spread = (known - centre).pow(2).mean(dim=-2, keepdim=True).sqrt()
-    # Rounding leaves a constant feature with a spread of the order of its own size times epsilon.
-    constant = spread <= 8 * torch.finfo(x.dtype).eps * known.abs().amax(dim=-2, keepdim=True)
-    return (x - centre) / spread.masked_fill(constant, 1.0)
+    # Kernels that sum in another order leave a constant feature with a spread of the order of its own size
+    # times epsilon.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    constant = spread <= 8 * torch.finfo(wide).eps * known.abs().amax(dim=-2, keepdim=True)
+    return ((x.double() - centre) / spread.masked_fill(constant, 1.0)).to(dtype or wide)
+
+
+def squared_distances(x: Float[Tensor, "items d"], rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
+    """Squared Euclidean distances in float64 of some items to all; infinite to themselves.
+
+    |a|^2 + |b|^2 - 2ab loses what lies below the rounding of |a|^2 + |b|^2: distances for which that matters
+    (items of a tight cluster far from the mean) are computed again from differences.
+    """
+    x = x.double()
+    x = x - x.mean(dim=0)
+    size = x.square().sum(dim=-1)
+    scale = size[rows, None] + size
+    squared = torch.addmm(scale, x[rows], x.T, alpha=-2)
+    squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+    lost = (squared < PRECISE * scale).nonzero()
+    for some in lost.split(max(1, PAIRED_NUMBERS // x.shape[1])):
+        one, other = some.unbind(-1)
+        squared[one, other] = (x[rows[one]] - x[other]).square().sum(dim=-1)
+    return squared
 
 
 def nearest(x: Float[Tensor, "items d"], k: int) -> Int[Tensor, "items k"]:
@@ -40,14 +66,9 @@ def nearest(x: Float[Tensor, "items d"], k: int) -> Int[Tensor, "items k"]:
     if not 1 <= k < n:
         raise ValueError(f"k = {k} neighbours need more than {k} items and k >= 1; there are {n} items")
     check_distinct(x)
-    centred = x - x.mean(dim=0)  # smaller numbers: less is lost in |a|^2 + |b|^2 - 2ab
-    found = []
-    for start in range(0, n, BLOCK):
-        rows = centred[start : start + BLOCK]
-        distance = torch.cdist(rows, centred)
-        distance[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = torch.inf
-        found.append(distance.topk(k, largest=False).indices)
-    return torch.cat(found)
+    x = x.double()
+    blocks = torch.arange(n, device=x.device).split(BLOCK)
+    return torch.cat([squared_distances(x, rows).topk(k, largest=False).indices for rows in blocks])
 
 
 def check_distinct(x: Float[Tensor, "items d"]) -> None:
@@ -71,7 +92,7 @@ def layer_neighbours(x: Float[Tensor, "layers items d"], k: int) -> Int[Tensor, 
     for layer, states in enumerate(x):
         try:
             # On the unit sphere the Euclidean order is the cosine order.
-            found.append(nearest(directions(standardise(states)), k))
+            found.append(nearest(directions(standardise(states, dtype=torch.float64)), k))
         except ValueError as error:
             raise ValueError(f"layer {layer}: {error}") from error
     return torch.stack(found)

@@ -23,7 +23,7 @@ BLOCK = 128  # items whose distances to all others are held at once, in every la
 class Layers:
     """Standardised states of every layer, as directions and lengths, with nearest neighbours by cosine."""
 
-    points: Float[Tensor, "layers items d"]  # of unit length: the Euclidean order is the cosine order
+    points: Float[Tensor, "layers items d"]  # float64, of unit length: Euclidean order is cosine order
     length: Float[Tensor, "layers items"]
     neighbours: Int[Tensor, "layers items k"]  # nearest first
 
@@ -40,7 +40,7 @@ def prepare(states: Float[Tensor, "layers items d"], k: int) -> Layers:
     when there are not more than k items.
     """
     neighbours = layer_neighbours(states, k)
-    features = torch.stack([standardise(layer) for layer in states])
+    features = torch.stack([standardise(layer, dtype=torch.float64) for layer in states])
     length = features.norm(dim=-1)
     return Layers(features / length[..., None], length, neighbours)
 
@@ -57,13 +57,6 @@ def paired_items(x: Float[Tensor, "layers_x items_x dx"], y: Float[Tensor, "laye
 def as_paired(n: int) -> Int[Tensor, "1 items"]:
     """The true pairing, for the functions that take several."""
     return torch.arange(n)[None]
-
-
-def distances_to_all(x: Float[Tensor, "items d"], rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
-    """Euclidean distances of some items to all; infinite to themselves."""
-    distance = torch.cdist(x[rows], x)
-    distance[torch.arange(len(rows), device=rows.device), rows] = torch.inf
-    return distance
 
 
 def ascending(x: Float[Tensor, "*rows items"]) -> Float[Tensor, "*rows items"]:

@@ -60,6 +60,7 @@ def linear_probe(
     Raises ValueError when there is only one class, or a state is not finite.
     """
     _check_classes(train_labels)
+    _check_finite(train, test, reference)
     fit_on = standardise(train).numpy()
     tried_on = standardise(test, train if reference is None else reference).numpy()
     right = []
@@ -87,10 +88,10 @@ def knn_probe(
     _check_classes(train_labels)
     if not 1 <= k <= len(train_labels):
         raise ValueError(f"k is {k}, expected 1..{len(train_labels)}, the number of training items")
-    known = F.normalize(standardise(train), dim=-1)
-    asked = F.normalize(standardise(test, train if reference is None else reference), dim=-1)
-    if not (known.isfinite().all() and asked.isfinite().all()):
-        raise ValueError("a state is NaN or infinite: its neighbours are undefined")
+    _check_finite(train, test, reference)
+    known = F.normalize(standardise(train, dtype=torch.float64), dim=-1)
+    fitted_on = train if reference is None else reference
+    asked = F.normalize(standardise(test, fitted_on, torch.float64), dim=-1)
     classes, index = np.unique(train_labels, return_inverse=True)
     voters = torch.from_numpy(index)
     right = []
@@ -110,3 +111,12 @@ def _elected(votes: Int[Tensor, "items k"], classes: int) -> Int[Tensor, "items"
 def _check_classes(labels: Int[np.ndarray, "items"]) -> None:
     if len(np.unique(labels)) < 2:
         raise ValueError("a probe needs at least two classes among the training items")
+
+
+def _check_finite(*states: Float[Tensor, "layers _ d"] | None) -> None:
+    for given in states:
+        if given is None:
+            continue
+        bad = (~given.isfinite().flatten(start_dim=1).all(dim=-1)).nonzero()
+        if len(bad):
+            raise ValueError(f"layer {int(bad[0])}: a state is NaN or infinite, so nothing can be read off")

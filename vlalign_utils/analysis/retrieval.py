@@ -22,7 +22,7 @@ def adjusted_cosine_grid(x: Layers, y: Layers) -> Float[Tensor, "layers_x layers
     """
     n = _comparable(x, y)
     matched = _matched(x, y, as_paired(n)[0])
-    every = x.points.double() @ y.points.sum(dim=1, dtype=torch.float64).T  # [layers_x, items, layers_y]
+    every = x.points @ y.points.sum(dim=1).T  # [layers_x, items, layers_y]
     return matched - (every.mT - matched) / (n - 1)
 
 
@@ -31,7 +31,7 @@ def adjusted_cosine_paired(
 ) -> Float[Tensor, "pairings layers_x layers_y"]:
     """Its mean when item i of x meets item order[i] of y, for each order."""
     n = _comparable(x, y)
-    every = x.points.sum(dim=1, dtype=torch.float64) @ y.points.sum(dim=1, dtype=torch.float64).T
+    every = x.points.sum(dim=1) @ y.points.sum(dim=1).T
     matched = torch.stack([_matched(x, y, order).sum(dim=-1) for order in orders])
     return (matched - (every - matched) / (n - 1)) / n
 
@@ -102,5 +102,5 @@ def _matched(x: Layers, y: Layers, order: Int[Tensor, "items"]) -> Float[Tensor,
     found = []
     for rows in torch.arange(len(order), device=order.device).split(prepared_layers.BLOCK):
         one, other = x.points[:, rows].transpose(0, 1), y.points[:, order[rows]].transpose(0, 1)
-        found.append((one @ other.mT).double())  # [rows, layers_x, layers_y]
+        found.append(one @ other.mT)  # [rows, layers_x, layers_y]
     return torch.cat(found).permute(1, 2, 0)

@@ -16,7 +16,7 @@ MEANINGS = {
     "image_positions": "image features take token positions",
     "whole_state": "the residual stream is all that a layer passes on, from the first layer",
     "causal": "no token sees a later one",
-    "padding": "what padding holds changes no other token",
+    "padding": "a row in a padded batch is the row alone",
     "freeze": "image tokens can be held still while other tokens see them",
     "knockout": "tokens cut off from the image by attention do not change with the pixels",
     "cross_off": "with cross-attention cut in every layer, pixels change nothing",

@@ -11,7 +11,7 @@ from vlalign_utils.driver.capabilities import MEANINGS, Capabilities, Finding
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, tokens_first
 from vlalign_utils.driver.image_positions import other_pixels, pixels
 from vlalign_utils.driver.kv_cache import largest_cut
-from vlalign_utils.driver.padding import attended_tokens
+from vlalign_utils.driver.padding import attended_tokens, single_row
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 
@@ -54,7 +54,7 @@ def probe(vlm: VLM, inputs: Mapping[str, Any]) -> Capabilities:
         _image_positions(vlm, image),
         _whole_state(whole_from, vlm.n_layers),
         _causal(vlm, run, where, seen),
-        _padding(vlm, run, seen),
+        _padding(vlm, inputs, run, seen),
         _freeze(vlm, run, where),
         _knockout(vlm, run, other, where, seen),
         _cross_off(vlm, run, other, where, seen),
@@ -113,13 +113,32 @@ def _causal(vlm: VLM, run: Run, image: Tensor | None, attended: Tensor) -> Findi
     return Finding(True, "an earlier token never changes with a later one")
 
 
-def _padding(vlm: VLM, run: Run, attended: Tensor) -> Finding:
-    if attended.all():
+def _padding(vlm: VLM, inputs: Mapping[str, Any], run: Run, attended: Tensor) -> Finding:
+    mask = inputs.get("attention_mask")  # of an encoder, where there is one
+    if attended.all() and (mask is None or mask.bool().all()):
         return Finding(None, "the trial held no padding")
-    moved = vlm.replay(run, edits=[Patch(0, ~attended, _noise(run.resid[0]))])
-    if _close(moved.logits[attended], run.logits[attended]):
-        return Finding(True, "what padding holds reaches no token")
-    return Finding(False, "what padding holds reaches other tokens: use batches of equal length")
+    if not attended.all():
+        moved = vlm.replay(run, edits=[Patch(0, ~attended, _noise(run.resid[0]))])
+        if not _close(moved.logits[attended], run.logits[attended]):
+            return Finding(False, "what padding holds reaches other tokens: use batches of equal length")
+    largest = run.logits[attended].float().abs().max().item()
+    tolerance = max(1e-3, torch.finfo(run.logits.dtype).eps ** 0.5) * largest  # experts may be chosen anew
+    for row in range(run.grid[0]):
+        alone = single_row(inputs, row)
+        if alone is None:
+            return Finding(None, "the trial's rows cannot be taken apart")
+        try:
+            logits = vlm.record(**alone).logits[0]
+        except (IndexError, RuntimeError, ValueError) as reason:  # inputs that count through the batch
+            return Finding(None, f"the trial's rows cannot be taken apart: {reason}")
+        moves = _distance(logits, run.logits[row, -len(logits) :])
+        if moves > tolerance:
+            return Finding(
+                False,
+                f"a row in a padded batch moves by {moves:.2g} from the row alone (positions that count "
+                "padding or other rows?): use batches of one",
+            )
+    return Finding(True, "a row in a padded batch is the row alone")
 
 
 def _freeze(vlm: VLM, run: Run, image: Tensor | None) -> Finding:

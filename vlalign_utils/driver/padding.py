@@ -23,3 +23,31 @@ def attended_tokens(
     if given is not None and image is not None and ((~image).sum(-1) == mask.shape[-1]).all():
         return everything.masked_scatter(~image, mask.bool())
     return everything
+
+
+def single_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any] | None:
+    """One row of a left-padded batch by itself, without its padding; None where rows cannot be told apart.
+
+    Rows are taken to have equally many pixels: each tensor is cut into as many equal parts as there are rows.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return None
+    rows, tokens = mask.shape
+    padding = int((mask[row] != 0).int().argmax())
+    alone: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor):
+            alone[name] = value
+            continue
+        axis = 0 if value.shape[0] % rows == 0 else -1  # images packed into one strip
+        if value.shape[axis] % rows:
+            return None
+        part = value.chunk(rows, dim=axis)[row]
+        # What counts tokens is as long as the mask; images may be so by chance.
+        counted = part.ndim > 1 and part.shape[1] == tokens and not name.startswith(_ELSEWHERE)
+        alone[name] = part[:, padding:] if counted else part
+    return alone
+
+
+_ELSEWHERE = ("pixel", "decoder", "qformer")  # the axes of these count something else

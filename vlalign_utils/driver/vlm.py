@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
-from vlalign_utils.driver import batched_replay, image_positions, recording
+from vlalign_utils.driver import batched_replay, finite, image_positions, recording
 from vlalign_utils.driver.anatomy import find_anatomy, image_token_ids
 from vlalign_utils.driver.attention_backend import attention_for
 from vlalign_utils.driver.capabilities import Capabilities
@@ -50,6 +50,7 @@ class VLM:
         self.source: Any = None  # where the model came from, noted by load_vlm
         self._seen: dict[str, Any] | None = None  # the first recorded inputs with an image
         self.image_source: str | None = None  # "ids", "pixels" or "none": decided on the first image
+        self._all_show_pixels = True  # whether every declared position changed with the first image's pixels
         self._capabilities: Capabilities | None = None
         self._joint: dict[bool, bool] = {}  # whether rows can run together: all tokens; a suffix of them
 
@@ -110,12 +111,14 @@ class VLM:
         With `stop` the forward ends at what enters that layer, which is all that training above it
         needs. With `keys` it also keeps the keys and values of the attention, where the model allows
         that: `replays` then computes only the tokens that an edit can change. Raises TypeError for an
-        input that the model does not take.
+        input that the model does not take, and ValueError, naming the first part at fault, when the model
+        gives NaN or infinity.
         """
         if stop is not None:
             check_layer(stop, "stop", 0, self.n_layers)
         placed = self._on_device(inputs)
         run = self._record(placed, stop, keys)
+        finite.check_run(self.anatomy, run)
         if self.processor is None and self._seen is None and pixels(placed):
             self._seen = placed
         return run
@@ -236,7 +239,11 @@ class VLM:
         return self._capabilities
 
     def self_test(self, run: Run) -> None:
-        """Raise RuntimeError unless replays, whole and from the middle, give the recorded logits exactly."""
+        """Raise RuntimeError unless replays, whole and from the middle, give the recorded logits exactly.
+
+        Raises ValueError, naming the first part at fault, when the logits are no numbers.
+        """
+        finite.check_run(self.anatomy, run)
         for start in (0, self.n_layers // 2):
             with torch.no_grad():
                 logits = self.replay(run, start=start).logits
@@ -271,12 +278,26 @@ class VLM:
             # A connector that gives zeros leaves no trace either; but then pixels change nothing at all.
             if not found.any() and not self._sees_pixels(inputs):
                 return declared  # these pixels decide nothing: the next ones may
+            self._all_show_pixels = torch.equal(found, declared)
             self.image_source = "none" if not found.any() else "ids" if covered else "pixels"
         if self.image_source == "none":
             return None
         # Embeddings given in place of ids show no placeholder.
         by_ids = self.image_source == "ids" and bool((ids >= 0).any())
         return declared if by_ids else self.pixel_mask(inputs, run)
+
+    def pixel_tokens(
+        self, inputs: Mapping[str, Any], run: Run | None = None
+    ) -> Bool[Tensor, "batch tokens"] | None:
+        """Those positions of `image_mask` whose input to layer 0 depends on the pixels.
+
+        Placeholders may also hold learned row ends (LLaVA-OneVision, LLaVA-NeXT), the same for every image.
+        Costs two forwards that stop at layer 0 in such a model, nothing in others.
+        """
+        image = self.image_mask(inputs, run)
+        if image is None or not image.any() or self._all_show_pixels:
+            return image
+        return image & self.pixel_mask(inputs, run)
 
     @torch.no_grad()
     def _sees_pixels(self, inputs: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.token_groups import GROUPS, Random
 
-FORMAT = 1  # of the numbers in a store: raise it when pooling or groups change their meaning
+FORMAT = 2  # of the numbers in a store: raise it when pooling or groups change their meaning
 
 
 def store_key(
@@ -33,7 +33,7 @@ def store_key(
         "format": FORMAT,
         "model": model_identity(vlm),
         "processor": processor_identity(vlm.processor),
-        "data": data_identity(prompts, images, answers),
+        "data": data_identity(vlm, prompts, images, answers),
         "items": len(prompts),
         "groups": {name: _group(name, group) for name, group in groups.items()},
         "pooling": dict(pooling),
@@ -145,15 +145,32 @@ def processor_identity(processor: Any) -> str:
 
 
 def data_identity(
-    prompts: Sequence[str], images: Sequence[Image.Image | None], answers: Sequence[str] | None
+    vlm: VLM, prompts: Sequence[str], images: Sequence[Image.Image | None], answers: Sequence[str] | None
 ) -> str:
-    """Hash of every prompt, answer and picture, in their order."""
+    """Hash of what the model is given for every item, prepared by itself, and of every answer, in order.
+
+    What a processor makes of an image can depend on more than its pixels (transparency, mode, orientation):
+    so the prepared tensors count. Costs one run of the processor.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        digest.update(repr((prompt, None if answers is None else answers[i])).encode())
-        if image is not None:
-            digest.update(repr((image.mode, image.size, image.getpalette())).encode())
-            digest.update(image.tobytes())
+        answer = None if answers is None else answers[i]
+        inputs = vlm.prepare(
+            [prompt], None if image is None else [image], None if answer is None else [answer]
+        )
+        digest.update(f"{answer!r} {inputs_identity(inputs)}".encode())
+    return digest.hexdigest()
+
+
+def inputs_identity(inputs: Mapping[str, Any]) -> str:
+    """Hash of model inputs: every name, type, shape and bit, in any order of the names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(inputs.items()):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ Slots count as in a record: slot k enters layer k, slot n_layers leaves the last
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlalign_utils.driver.anatomy import Anatomy, signature
 from vlalign_utils.driver.edits import tokens_first
+from vlalign_utils.driver.finite import NotFiniteError, fault
 from vlalign_utils.driver.residual_stream import StopForward
 from vlalign_utils.inference.token_groups import last_true
 
@@ -43,19 +44,27 @@ def pooled_forward(
     """Run the decoder once and return each group's pooled states, on the CPU.
 
     There is one row per item, and for pooling "none" one per selected token, item by item. The model's head
-    is never executed. Raises ValueError when the stream does not have the masks' shape, or holds a number
-    that `dtype` cannot.
+    is never executed. Raises ValueError when the stream does not have the masks' shape, when it holds NaN or
+    infinity (naming the first part of the model at fault), or a number that `dtype` cannot hold.
     """
     pooler = _Pooler(anatomy, _readers(masks, pooling), tuple(next(iter(masks.values())).shape), dtype)
     with ExitStack() as hooks, torch.no_grad():
         for k, layer in enumerate(anatomy.layers):
             hooks.callback(layer.register_forward_pre_hook(partial(pooler.enter, k), with_kwargs=True).remove)
         hooks.callback(anatomy.layers[-1].register_forward_hook(pooler.leave).remove)
-        try:
+        with suppress(StopForward):
             anatomy.root(**inputs, use_cache=False)
-        except StopForward:
-            return pooler.result()
-    raise RuntimeError(f"the model did not run its last layer, {len(anatomy.layers) - 1}")
+    if pooler.reached <= len(anatomy.layers):
+        raise RuntimeError(f"the model did not run its last layer, {len(anatomy.layers) - 1}")
+    host = pooler.on_host()
+    if not host.isfinite().all():
+        raise NotFiniteError(fault(anatomy, inputs) or _too_large(dtype))
+    return pooler.result(host)
+
+
+def _too_large(dtype: torch.dtype) -> str:
+    kind = str(dtype).removeprefix("torch.")
+    return f"a state is too large for {kind}: take dtype=torch.bfloat16 or torch.float32"
 
 
 Reader = Callable[[Float[Tensor, "batch tokens d"]], Float[Tensor, "rows d"]]
@@ -159,16 +168,17 @@ class _Pooler:
                 f"the residual stream has shape {found}, the token groups [batch, tokens] = {list(self.grid)}"
             ) from None
 
-    def result(self) -> dict[str, Tensor]:
-        """Every group's rows, by one copy from the device."""
+    def on_host(self) -> Tensor:
+        """All rows, by one copy from the device."""
         host = self.buffer
         if host.is_cuda:
             host = torch.empty(self.buffer.shape, dtype=self.dtype, pin_memory=True)
             host.copy_(self.buffer, non_blocking=True)
             torch.cuda.current_stream(self.buffer.device).synchronize()
-        host = host.cpu()
-        if self.dtype == torch.float16 and host.isinf().any():
-            raise ValueError("a state is too large for float16: take dtype=torch.bfloat16 or torch.float32")
+        return host.cpu()
+
+    def result(self, host: Tensor) -> dict[str, Tensor]:
+        """Each group's rows."""
         groups = [group for reader, _ in self.readers for group in reader]
         parts = host.split([n for _, n in groups], dim=1)
         return {name: part for (name, _), part in zip(groups, parts, strict=True)}

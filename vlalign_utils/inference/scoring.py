@@ -18,6 +18,7 @@ from torch import Tensor
 from vlalign_utils.data.caption_scores import agreement
 from vlalign_utils.data.scenes import Split
 from vlalign_utils.data.suites import SUITES, Item, Suite
+from vlalign_utils.driver.finite import check_logits
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
 from vlalign_utils.inference.answers import answer_mask
@@ -141,7 +142,10 @@ def _read(
 
 
 def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
-    """Score the model on items, each by its own metric, in their order."""
+    """Score the model on items, each by its own metric, in their order.
+
+    Raises ValueError, naming the first part of the model at fault, when it gives NaN or infinity.
+    """
     correct, prob = np.zeros(len(items)), np.zeros(len(items))
     by_metric = {"answer": _answered, "choice": _chosen, "caption": _described}
     for metric, score in by_metric.items():
@@ -173,6 +177,7 @@ def _likely(
     correct, log_prob = np.zeros(len(items)), np.zeros(len(items))
     for batch in batches(vlm, items, batch_size):
         logits = vlm.model(**batch.inputs, use_cache=False).logits
+        check_logits(vlm.anatomy, batch.inputs, logits)
         correct[batch.rows], log_prob[batch.rows] = _read(logits, batch.answers)
     return correct, log_prob
 
@@ -204,8 +209,16 @@ def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[
     for rows in _like(items, batch_size):
         chosen = [items[row] for row in rows]
         inputs = vlm.prepare([item.prompt for item in chosen], _pictures(chosen))
-        out = vlm.model.generate(**inputs, max_new_tokens=2 * longest, do_sample=False)
-        texts = vlm.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        out = vlm.model.generate(
+            **inputs,
+            max_new_tokens=2 * longest,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        check_logits(vlm.anatomy, inputs, out.logits[0][:, None])
+        said_ids = out.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = vlm.tokenizer.batch_decode(said_ids, skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             said[row] = text.strip()
     return said

@@ -55,7 +55,7 @@ def token_masks(vlm: VLM, run: Run, groups: Groups) -> dict[str, Mask]:
     Raises ValueError for an unknown group, and for one that is empty in some item of the batch.
     """
     found = named(groups)
-    return masks(found, read_tokens(run.inputs, vlm.image_mask(run.inputs, run)))
+    return masks(found, _tokens(vlm, run.inputs, run=run))
 
 
 def capture(
@@ -80,12 +80,23 @@ def capture(
     how = check_pooling(pooling, found)
     _check_dtype(dtype)
     inputs = {k: v.to(vlm.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    selected = masks(found, read_tokens(inputs, vlm.image_mask(inputs), answer, rows))
+    selected = masks(found, _tokens(vlm, inputs, answer, rows))
     states: dict[str, Any] = dict(pooled_forward(vlm.anatomy, inputs, selected, how, dtype))
     for group, mask in selected.items():
         if how[group] == "none":
             states[group] = list(states[group].split(mask.sum(dim=-1).tolist(), dim=1))
     return {group: states[group] for group in found}
+
+
+def _tokens(
+    vlm: VLM,
+    inputs: Mapping[str, Any],
+    answer: Mask | None = None,
+    rows: Sequence[int] | None = None,
+    run: Run | None = None,
+) -> Tokens:
+    image = vlm.image_mask(inputs, run)
+    return read_tokens(inputs, image, answer, rows, vlm.pixel_tokens(inputs, run))
 
 
 def collect(

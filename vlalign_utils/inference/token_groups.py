@@ -23,7 +23,8 @@ class Tokens:
     """What each position of a batch holds.
 
     `ids` are -1 where the model itself inserts image features; `answer` are the tokens of an appended
-    answer, its end included; `rows` says which items of the data the batch is made of.
+    answer, its end included; `rows` says which items of the data the batch is made of; `shown` are the image
+    positions that depend on the pixels, None for all.
     """
 
     ids: Int[Tensor, "batch tokens"]
@@ -31,6 +32,7 @@ class Tokens:
     image: Mask
     answer: Mask
     rows: Sequence[int]
+    shown: Mask | None = None
 
 
 Group = Callable[[Tokens], Mask]
@@ -55,7 +57,8 @@ def _asked(tokens: Tokens) -> Mask:
 # part of it. Without image positions it is the whole prompt.
 GROUPS: dict[str, Group] = {
     "image": lambda tokens: tokens.image,
-    "last_image": lambda tokens: last_true(tokens.image),
+    # A learned row end behind the last pixels is the same in every item.
+    "last_image": lambda tokens: last_true(tokens.image if tokens.shown is None else tokens.shown),
     "text": lambda tokens: tokens.attended & ~tokens.image,
     "question": _question,
     "answer": lambda tokens: tokens.answer,
@@ -174,9 +177,11 @@ def read_tokens(
     image: Bool[Tensor, "batch positions"] | None,
     answer: Mask | None = None,
     rows: Sequence[int] | None = None,
+    shown: Bool[Tensor, "batch positions"] | None = None,
 ) -> Tokens:
-    """What each position of model inputs holds; `image` comes from `vlm.image_mask(inputs)`.
+    """What each position of model inputs holds.
 
+    `image` comes from `vlm.image_mask(inputs)`, `shown` from `vlm.pixel_tokens(inputs)`.
     A model may insert image features that have no placeholder: the tokens are then the other positions.
     Raises ValueError when their number does not fit.
     """
@@ -194,4 +199,4 @@ def read_tokens(
             torch.full(image.shape, fill, dtype=x.dtype, device=x.device).masked_scatter(~image, x)
             for x, fill in ((ids, -1), (attended, True), (answer, False))
         )
-    return Tokens(ids, attended, image & attended, answer, range(len(ids)) if rows is None else rows)
+    return Tokens(ids, attended, image & attended, answer, range(len(ids)) if rows is None else rows, shown)

@@ -16,19 +16,25 @@ TRIED = 36  # cells, at most
 FOUND = 0.9  # of them must change their own token most
 
 
+class NoGridError(ValueError):
+    """The image tokens of a model are no square grid; the message is the reason that a chapter prints."""
+
+
 def image_grid(vlm: VLM, side: int) -> int:
     """Side of the square of tokens, row by row, that a picture of `side` x `side` pixels becomes.
 
     Found by trying: other noise in one cell of the picture must change the token of that cell most. Raises
-    ValueError, saying what was seen, for a model whose image tokens are no such square.
+    NoGridError, saying what was seen, for a model whose image tokens are no such square.
     """
-    vlm.capabilities().require("image_positions")
+    found = vlm.capabilities().image_positions
+    if not found.works:
+        raise NoGridError(f"{type(vlm.model).__name__} does not allow image_positions: {found.detail}")
     model, noise = type(vlm.model).__name__, rng(0, "image grid")
     picture = noise.integers(0, 256, (side, side, 3), dtype=np.uint8)
     n = len(_entering(vlm, [picture])[0])
     grid = math.isqrt(n)
     if grid < 2 or grid**2 != n:
-        raise ValueError(
+        raise NoGridError(
             f"{model} makes {n} tokens of a picture: they are no square grid of two or more a side"
         )
     cells = noise.permutation(n)[:TRIED]
@@ -41,7 +47,7 @@ def image_grid(vlm: VLM, side: int) -> int:
     most = [int((tokens - before).norm(dim=-1).argmax()) for tokens in after]
     share = np.mean([token == cell for token, cell in zip(most, cells, strict=True)])
     if share < FOUND:
-        raise ValueError(
+        raise NoGridError(
             f"{model} does not lay its {n} image tokens out as a grid of {grid} x {grid}, row by row: only "
             f"{share:.0%} of the cells of a picture change their own token most"
         )
@@ -51,7 +57,7 @@ def image_grid(vlm: VLM, side: int) -> int:
 def _entering(vlm: VLM, pictures: list[np.ndarray]) -> list[torch.Tensor]:
     """What enters layer 0 at the image tokens of each picture."""
     inputs = vlm.prepare([QUESTIONS[0]] * len(pictures), [Image.fromarray(p) for p in pictures])
-    image, stream = vlm.image_mask(inputs), vlm.prefix(inputs, 0)
+    image, stream = vlm.pixel_tokens(inputs), vlm.prefix(inputs, 0)  # row ends belong to no cell
     assert image is not None
     return [tokens[mask] for tokens, mask in zip(stream, image, strict=True)]
 

@@ -20,7 +20,7 @@ from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.scoring import Batch, Item, batches
 from vlalign_utils.interventions.image_grid import cells_showing, image_grid, with_neighbours
 from vlalign_utils.interventions.patching import minimal_items
-from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, positions, replayed
+from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, replayed
 
 VISIBLE = 0.5  # of a pixel that a thing must cover
 OBJECT, BUFFER = "object", "object and neighbours"
@@ -40,7 +40,8 @@ def object_ablation(
     with all neighbouring tokens, and as many random ones. Means are over all the pairs' scenes. The sweep
     has one window, of the slots that are patched: 0, and where the model adds to the image tokens between
     its first layers (DeepStack) also those up to where it no longer does, each with the mean there.
-    Raises ValueError where image tokens form no square grid, or the stream is never all there is.
+    Raises NoGridError where image tokens form no square grid, and ValueError where the stream is never all
+    there is.
     """
     whole = vlm.capabilities().whole_from
     if whole > vlm.n_layers:
@@ -52,7 +53,7 @@ def object_ablation(
     shown = [cells_showing(coverage(pairs[r].scene)[pairs[r].thing] >= VISIBLE, grid) for r in rows]
 
     def edits(run: Run, batch: Batch) -> Edits:
-        image = positions(vlm, run, batch, seed).image
+        image = _showing(vlm, run)
         chosen = ablated(image, [shown[r] for r in batch.rows], run.resid[0], batch.rows, seed)
         return {
             name: [[Patch(k, mask, mean) for k, mean in enumerate(means)]] for name, mask in chosen.items()
@@ -89,6 +90,12 @@ def ablated(
     }
 
 
+def _showing(vlm: VLM, run: Run) -> Mask:
+    image = vlm.pixel_tokens(run.inputs, run)
+    assert image is not None  # the grid was found
+    return image
+
+
 def mean_image_states(
     vlm: VLM, items: Sequence[Item], last: int, batch_size: int = 64
 ) -> Float[Tensor, "slots width"]:
@@ -97,7 +104,7 @@ def mean_image_states(
     for batch in batches(vlm, items, batch_size):
         inputs: dict[str, Any] = batch.inputs
         run = vlm.record(stop=last, **inputs)
-        image = positions(vlm, run, batch).image
+        image = _showing(vlm, run)
         total += torch.stack([stream[image].double().sum(0).cpu() for stream in run.resid])
         count += int(image.sum())
     return (total / count).to(vlm.device, torch.float32)
