@@ -14,7 +14,7 @@ rule pages:
     output:
         touch(".cache/steps/pages"),
     shell:
-        "{sys.executable} -m vlalign_utils pages"
+        "{sys.executable:q} -m vlalign_utils pages"
 
 
 rule comparison:
@@ -26,7 +26,7 @@ rule comparison:
         nb=registry.load().comparison,
         arch=COMPARISON,
     shell:
-        "{sys.executable} -m vlalign_utils run --arch {params.arch} --nb {params.nb} --if-stale"
+        "{sys.executable:q} -m vlalign_utils run --arch {params.arch:q} --nb {params.nb:q} --if-stale"
 
 
 rule notebook:
@@ -36,4 +36,4 @@ rule notebook:
     threads: 1
     priority: lambda wildcards: int(wildcards.nb[:2])  # the later notebooks take longer: start them first
     shell:
-        "{sys.executable} -m vlalign_utils run --arch {wildcards.arch} --nb {wildcards.nb}"
+        "{sys.executable:q} -m vlalign_utils run --arch {wildcards.arch:q} --nb {wildcards.nb:q}"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.paths import ROOT, os_error, write_atomic
 
 TUNING = "05_tuning"  # the notebook whose parameters `tune` trains by
 
@@ -27,11 +27,12 @@ app = typer.Typer(
 
 @contextmanager
 def _one_sentence(*expected: type[Exception]) -> Iterator[None]:
-    """Show an expected error as one sentence, with exit status 1; any other is a fault of ours."""
+    """Show an expected error, or one of the system, as one sentence; any other is a fault of ours."""
     try:
         yield
-    except expected as error:
-        typer.echo(f"Error: {error}", err=True)
+    except (*expected, OSError) as error:
+        told = os_error(error) if isinstance(error, OSError) else error
+        typer.echo(f"Error: {told}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -42,6 +43,14 @@ def run(
     params: Annotated[Path | None, typer.Option(help="YAML file with parameters of your own")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small sizes, to try it out")] = False,
     if_stale: Annotated[bool, typer.Option("--if-stale", help="only when its inputs have changed")] = False,
+    cell_timeout: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="VLALIGN_CELL_TIMEOUT",
+            help="seconds a cell may take; default: the entry's, or 3600",
+        ),
+    ] = None,
 ) -> None:
     """Execute one notebook on one architecture and publish it in book/results."""
     from vlalign_utils.pipeline import execute, staleness
@@ -50,7 +59,9 @@ def run(
     with _one_sentence(*execute.Expected):
         if if_stale and staleness.fresh(nb, arch):
             return
-        path = execute.execute(nb, arch, execute.read_params(params) if params else {}, quick)
+        path = execute.execute(
+            nb, arch, execute.read_params(params) if params else {}, quick, cell_timeout=cell_timeout
+        )
     typer.echo(f"{path.relative_to(ROOT)}: {time.monotonic() - start:.0f} s")
     if params:
         typer.echo("The next make book restores the registry's parameters; to keep these, put them there.")
@@ -100,7 +111,7 @@ def serve(port: Annotated[int, typer.Option(help="first port to try")] = 8000) -
     """Open the built book to this machine alone, until Ctrl+C."""
     from vlalign_utils.book.serve import server
 
-    with _one_sentence(OSError):
+    with _one_sentence():
         running = server(ROOT / "_build" / "html", port)
     with running:
         typer.echo(f"The book is at http://127.0.0.1:{running.server_port}/  (Ctrl+C stops)")
@@ -115,17 +126,17 @@ def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]
     """Train every strategy of the chapter on tuning, resuming; records go to book/studies."""
     import torch
 
-    from vlalign_utils.loading.load import load_vlm
     from vlalign_utils.pipeline import execute, registry
+    from vlalign_utils.pipeline.stages import load_stages
     from vlalign_utils.pipeline.staleness import plan as planned
     from vlalign_utils.tuning.study import protocol_of, study
     from vlalign_utils.tuning.study_records import committed, records
 
     with _one_sentence(*execute.Expected):
-        params = planned(TUNING, arch, {}, False, ROOT)[0]
+        params = planned(TUNING, arch, {}, False, ROOT, fetch=True)[0]
     torch.set_num_threads(1)
     entry = registry.load().architecture(arch)
-    aligned, tuned = (load_vlm(entry.model, stage, revision=entry.revision) for stage in entry.stages[-2:])
+    aligned, tuned = load_stages(entry, 2).values()
     kept = records(arch)
     found = study(aligned, tuned, protocol_of(params), kept, show=True)
     path = committed(arch)
@@ -166,7 +177,7 @@ def plan(
         "answers": answers or None,
         "revision": revision,
     }
-    with _one_sentence(ValueError, FileNotFoundError):
+    with _one_sentence(ValueError):
         plans = memory_plan.beside_full(model, band, lora, connector, sizes)
     typer.echo(memory_plan.table(plans))
     for one in plans if memory else ():
@@ -181,6 +192,6 @@ def zoo(
     """Train an embedded model from its recipe, resuming where it stopped."""
     from vlalign_utils.zoo.build import build
 
-    with _one_sentence(FileNotFoundError, ValueError, FloatingPointError):
+    with _one_sentence(ValueError, FloatingPointError):
         folder = build(chain, device)
     typer.echo(f"{folder.parent.name}/{folder.name} is ready")

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +68,22 @@ def sweep(folder: Path) -> None:
         found = PARTIAL.search(path.name)
         if found and found["host"] == HOST and not _alive(int(found["pid"])):
             _remove(path)
+
+
+def write_together(texts: dict[Path, str]) -> None:
+    """Write text files all or none: each is whole on the disk, under another name, before any is replaced.
+
+    A kill between two replacements is the one way to leave an old file beside a new one.
+    """
+    with ExitStack() as written:
+        for path, text in reversed(texts.items()):  # what was entered last takes its place first
+            sweep(path.parent)
+            written.enter_context(atomic_file(path)).write_bytes(text.encode())
+
+
+def os_error(error: OSError) -> str:
+    """The operating system's complaint in words: which file, and why."""
+    return f"{error.filename}: {error.strerror or error}" if error.filename else str(error)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from threading import Thread
 
@@ -30,26 +31,62 @@ from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import digest, normalise
 from vlalign_utils.pipeline.registry import COMPARISON
 
+# What a name from outside may try to be: HTML, a link, a role, a substitution, a formula, a cell.
+HOSTILE = (
+    "<script>planted()</script> <img src=x onerror=planted()> [go](javascript:planted) <javascript:planted> "
+    "`x` {raw}`<b>` {{ planted }} $$ x $$ | ::: ``` <!-- planted -->"
+)
 REGISTRY = """
 notebooks: [03_geometry]
 comparison: 90_comparison
 architectures:
-  tiny: {title: "Tiny <b>* one", description: "A model, $5.", model: zoo/tiny, stages: [base, tuned]}
+  tiny:
+    {title: "Tiny <b>* one HOSTILE", description: "HOSTILE $5.", model: zoo/tiny, stages: [base, tuned]}
   hub: {title: Hub, description: From a hub., model: someone/else, revision: abc, stages: [tuned]}
-"""
+""".replace("HOSTILE", HOSTILE)
 SCORE = {"value": 0.9, "low": 0.88, "high": 0.92, "n": 800, "chance": 0.125, "informative": True}
 STAGE = {"steps": 10, "examples": 1200, "batch_size": 120, "seconds": 90, "parameters_trained": 1234567}
 RECORD = {
     "chain": "tiny",
     "seed": 0,
-    "versions": {"torch": "2.13.0"},
+    "versions": {"torch": "2.13.0", HOSTILE: HOSTILE},
     "device": "1 x CPU, 1 threads",
-    "data": {"pictures_of_scenes": 24000},
-    "stages": {"base": {**STAGE, "curve": [[5, 1.0], [10, 0.5]]}},
+    "data": {"pictures_of_scenes": 24000, HOSTILE: 3},
+    "stages": {HOSTILE: {**STAGE, "curve": [[5, 1.0]]}, "base": {**STAGE, "curve": [[5, 1.0], [10, 0.5]]}},
     "evaluation": {"base": {"digits": SCORE, "text": {**SCORE, "value": 0.8, "low": 0.78}}},
 }
 LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//')
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+class Planted(HTMLParser):
+    """Elements and attributes that only HOSTILE brings, were it markup, and the page's text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.text = ""
+        self.script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.script = tag == "script"
+        held = {name: value or "" for name, value in attrs}
+        planted = [name for name, value in held.items() if name.startswith("on") and "planted" in value]
+        planted += [value for value in held.values() if value.strip().lower().startswith("javascript:pl")]
+        if planted or tag == "b" or (tag == "img" and held.get("src") == "x"):
+            self.found.append(f"<{tag} {held}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.script = False
+
+    def handle_comment(self, data: str) -> None:
+        if "planted" in data:
+            self.found.append(data)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.script and "planted" in data:
+            self.found.append(data)
 
 
 INSIDE, OUTSIDE, ACROSS = (Interval(value, value - 0.01, value + 0.01, 400) for value in (0.3, -0.3, 0.0))
@@ -85,7 +122,7 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
         arch=arch,
         notebook_digest=digest(executed),
         quick=quick,
-        values={"a_b": value},
+        values={"a_b": value} | ({HOSTILE: value} if arch == "hub" else {}),
         claims={name: claims.judge(claim_rules.claim(name), found) for name, found in JUDGED.items()}
         if arch == "tiny"
         else {},
@@ -93,9 +130,10 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
             "entry": Table(
                 columns=columns, rows=[["tuned", 0.0, 0.1, 0.0, 0.2], ["tuned", 1.0, 0.3, 0.2, 0.4]]
             )
-        },
+        }
+        | ({HOSTILE: Table(columns=[HOSTILE], rows=[[HOSTILE]])} if arch == "hub" else {}),
     )
-    page.with_suffix(".json").write_text(results.dumps())
+    page.with_suffix(".json").write_text(results.sealed().dumps())
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +278,7 @@ class TestCard:
         assert "| digits | 0.90\xa0\\[0.88,\xa00.92\\] | 800 | 0.12 | 0.60 | yes |" in page
         assert "| 0.90 | **no** |" in page
         assert "1\u202f234\u202f567" in page
-        assert "# Tiny &lt;b&gt;\\* one: model card" in page
+        assert "# Tiny &lt;b&gt;\\* one " in page
         assert (tmp_path / "tiny-training.svg").is_file()
 
     def test_a_model_from_elsewhere_has_no_record(self, source: Path, tmp_path: Path) -> None:
@@ -298,20 +336,20 @@ class TestVerdicts:
         results.claims.update(
             {"frozen-core": claims.judge(frozen, dict.fromkeys(frozen.conditions, INSIDE), 1)}
         )
-        path.write_text(results.dumps())
+        path.write_text(results.sealed().dumps())
         verdicts.write(registry.load(root), tmp_path, root)
         assert "]{.verdict .undecided} too few seeds \\(1 of 3\\) |" in (tmp_path / "verdicts.md").read_text()
         tuning = claim_rules.claim("band-tuning")
         unmeasured = {**dict.fromkeys(tuning.conditions, INSIDE), "score, full minus aligned": None}
         results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 3)})
-        path.write_text(results.dumps())
+        path.write_text(results.sealed().dumps())
         verdicts.write(registry.load(root), tmp_path / "again", root)
         shown = (tmp_path / "again" / "verdicts.md").read_text()
         assert "]{.verdict .undecided} score, full minus aligned: not measurable |" in shown
 
     def test_without_any_verdict_all_are_not_run(self, root: Path, tmp_path: Path) -> None:
         for path in (root / "book" / "results").rglob("*.json"):
-            path.write_text(json.dumps({**json.loads(path.read_text()), "claims": {}}))
+            path.write_text(json.dumps({**json.loads(path.read_text()), "claims": {}, "content_digest": ""}))
         verdicts.write(registry.load(root), tmp_path, root)
         claims_page.write(registry.load(root), tmp_path, root)
         shown = (tmp_path / "verdicts.md").read_text()
@@ -360,7 +398,7 @@ class TestDownloads:
 
     def test_two_tables_are_never_one_file(self, tmp_path: Path) -> None:
         link = downloads.save(pd.DataFrame({"a": [1]}), tmp_path, "loss, all", "loss | <all>")
-        assert link == "{download}`loss  all </_generated/data/loss-all.csv>`"
+        assert link == "{download}`loss all </_generated/data/loss-all.csv>`"
         with pytest.raises(
             ResultsError, match=r"two tables would be written to loss-all\.csv; rename 'loss all'"
         ):
@@ -414,6 +452,18 @@ class TestBuild:
 
     def test_names_are_escaped(self, pages: Path) -> None:
         assert "Tiny &lt;b&gt;* one" in read(pages, "_generated/tiny.html")
+
+    def test_nothing_that_is_named_is_markup(self, pages: Path) -> None:
+        """Registry, record, values and tables that try to be HTML, in every page of the book."""
+        shown = 0
+        for page in pages.rglob("*.html"):
+            reader = Planted()
+            reader.feed(page.read_text())
+            assert not reader.found, (page.name, reader.found)
+            shown += reader.text.count("planted()")
+        assert shown > 20
+        search = (pages / "_static" / "searchtools.js").read_text()
+        assert "linkEl.innerHTML" not in search
 
     def test_a_warning_is_an_error_and_leaves_no_book(
         self, root: Path, capfd: pytest.CaptureFixture[str]

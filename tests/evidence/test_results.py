@@ -80,7 +80,10 @@ def test_load_finds_published_results_wherever_they_are(report, tmp_path, monkey
     with pytest.raises(ResultsError, match=r"llava/02_probing.json does not exist"):
         results.load("llava", "02_probing")
     (tmp_path / "llava").mkdir()
-    report.save().rename(tmp_path / "llava" / "02_probing.json")
+    path = report.save().rename(tmp_path / "llava" / "02_probing.json")
+    with pytest.raises(ResultsError, match="has no digest: it was not published by a run; run: make run"):
+        results.load("llava", "02_probing")
+    path.write_text(results.read(path).sealed().dumps())
     loaded = results.load("llava", "02_probing")
     assert loaded.notebook == "02_probing"
     with pytest.raises(ResultsError, match="llava/02_probing has no table 't'; it has: none"):
@@ -136,3 +139,55 @@ def test_a_file_from_before_there_were_claims_is_read(report):
     del data["claims"]
     path.write_text(json.dumps(data))
     assert results.read(path).claims == {}
+
+
+@pytest.fixture
+def published(tmp_path, report, geometry):
+    """A file with every kind of content, as a run publishes it."""
+    geometry.claim("entry", entry())
+    report.value("score", 0.5, 0.4, 0.6, 10, chance=0.25)
+    report.table("t", pd.DataFrame({"x": [1, 2], "y": [0.5, 1e-9], "kind": ["a1", "b"]}))
+    report.timing("fit", 1.25)
+    full = report.results.model_copy(
+        update={"claims": geometry.results.claims, "input_hash": "12ab", "params": {"seed": 1, "rate": 1e-3}}
+    )
+    path = tmp_path / "llava" / "02_probing.json"
+    path.parent.mkdir()
+    path.write_text(full.sealed().dumps())
+    return path
+
+
+def test_one_digit_that_was_changed_is_found_wherever_it_is(published):
+    """Of every number, parameter, verdict, second, version and digest."""
+    text = published.read_text()
+    assert results.read(published).intact
+    places = [i for i, character in enumerate(text) if character.isdigit()]
+    assert len(places) > 100
+    for place in places:
+        other = str((int(text[place]) + 1) % 10)
+        published.write_text(text[:place] + other + text[place + 1 :])
+        with pytest.raises(
+            ResultsError, match=r"was changed after it was published|is not a valid results file"
+        ):
+            results.read(published)
+
+
+def test_a_digest_that_was_taken_out_makes_it_unpublished(published, monkeypatch):
+    data = json.loads(published.read_text())
+    published.write_text(json.dumps({**data, "content_digest": ""}))
+    monkeypatch.setenv("VLALIGN_RESULTS", str(published.parents[1]))
+    assert not results.read(published).intact
+    with pytest.raises(ResultsError, match="has no digest"):
+        results.load("llava", "02_probing")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{}", b"", b"[]", b"null", b"{", b"[" * 100_000])
+def test_a_damaged_file_is_one_sentence(published, damage):
+    published.write_bytes(damage)
+    with pytest.raises(ResultsError, match=r"02_probing\.json is not a valid results file") as caught:
+        results.read(published)
+    assert "\n" not in str(caught.value)
+    published.unlink()
+    published.mkdir()
+    with pytest.raises(ResultsError, match="cannot be read: Is a directory"):
+        results.read(published)

@@ -1,3 +1,6 @@
+import errno
+import os
+import re
 import subprocess
 import sys
 import time
@@ -5,9 +8,13 @@ import time
 import nbformat
 import pytest
 
+from vlalign_utils import paths
+from vlalign_utils.evidence import results
+from vlalign_utils.evidence.results import Report
 from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.pipeline import execute as execution
 from vlalign_utils.pipeline import staleness
-from vlalign_utils.pipeline.execute import RunError, execute, read_params
+from vlalign_utils.pipeline.execute import CELL_TIMEOUT, RunError, execute, read_params
 from vlalign_utils.pipeline.parameters import ParameterError
 
 V4 = nbformat.v4
@@ -44,7 +51,9 @@ if act == "print":
 
 @pytest.fixture
 def root(tmp_path):
-    """A project of one notebook that misbehaves as its parameters say."""
+    """A project of one notebook that misbehaves as its parameters say, in a path with a blank."""
+    tmp_path = tmp_path / "a b é"
+    tmp_path.mkdir()
     (tmp_path / "architectures.yml").write_text(REGISTRY)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "zoo" / "tiny").mkdir(parents=True)
@@ -79,8 +88,7 @@ def test_a_rerun_is_the_same_bytes_timing_aside(root):
     assert first.cells[3].outputs != again.cells[3].outputs
     first.cells[3].outputs = again.cells[3].outputs
     assert first == again
-    same = {"timing": measured.timing}
-    assert staleness.published("01_a", "tiny", root).model_copy(update=same) == measured
+    assert staleness.published("01_a", "tiny", root).measured() == measured.measured()
     assert staleness.marker(root, "tiny", "01_a", measured.input_hash).is_file()
     assert not leftovers(root)
 
@@ -129,6 +137,92 @@ def test_nothing_runs_with_a_parameter_that_is_wrong(root):
     assert not (root / ".cache").exists()
 
 
+def published_before(root):
+    for name in ("01_a.ipynb", "01_a.json"):
+        write_atomic(root / "book" / "results" / "tiny" / name, "published before")
+    return book(root)
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """What a kernel would have brought, without one: only publishing is tried."""
+    notebook = V4.new_notebook(cells=[V4.new_code_cell("1")])
+
+    def run(notebook_name, arch, params, root, scratch, limit):
+        report = Report("01_a", arch=arch, out_dir=str(scratch))
+        report.value("score", 0.5, 0.4, 0.6, 10)
+        report.save()
+        limits.append(limit)
+        return notebook
+
+    limits = []
+    monkeypatch.setattr(execution, "_run", run)
+    return limits
+
+
+@pytest.mark.usefixtures("executed")
+@pytest.mark.parametrize("full_after", range(6))
+def test_a_full_disk_publishes_nothing_and_the_next_run_heals(root, monkeypatch, full_after):
+    """Whichever file is the one that no longer fits."""
+    before, real, written = published_before(root), paths.write_atomic, []
+
+    def write(path, text):
+        written.append(path)
+        if len(written) > full_after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, text)
+
+    for module in (paths, execution, results):
+        monkeypatch.setattr(module, "write_atomic", write)
+    if full_after < 4:  # the run's report, its marker, and the two files of the book
+        with pytest.raises(RunError, match=r"^01_a \(tiny\): .*: No space left on device\. Nothing was pub"):
+            execute("01_a", "tiny", root=root)
+        assert book(root) == before
+        assert not leftovers(root)
+        assert staleness.published("01_a", "tiny", root) is None
+    for module in (paths, execution, results):
+        monkeypatch.setattr(module, "write_atomic", real)
+    execute("01_a", "tiny", root=root)
+    assert staleness.published("01_a", "tiny", root) is not None
+
+
+@pytest.mark.usefixtures("executed")
+@pytest.mark.parametrize("folder", [".cache", "book/results/tiny"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(root, folder):
+    """A file stands in the folder's place: permissions do not bind root."""
+    (root / folder).parent.mkdir(parents=True, exist_ok=True)
+    (root / folder).write_text("")
+    with pytest.raises(RunError, match=r"01_a \(tiny\): .*(File exists|Not a directory).*Nothing was publ"):
+        execute("01_a", "tiny", root=root)
+    (root / folder).unlink()
+    execute("01_a", "tiny", root=root)
+    assert staleness.published("01_a", "tiny", root) is not None
+
+
+def test_the_time_limit_is_the_command_s_then_the_entry_s_then_an_hour(root, executed):
+    execute("01_a", "tiny", root=root)
+    write_atomic(root / "architectures.yml", REGISTRY.replace("zoo/tiny}", "zoo/tiny, cell_timeout: 90}"))
+    execute("01_a", "tiny", root=root)
+    execute("01_a", "tiny", root=root, cell_timeout=7)
+    assert executed == [CELL_TIMEOUT, 90, 7]
+
+
+def test_a_cell_over_its_limit_is_stopped_and_says_how_to_give_it_longer(root):
+    params = {"act": "hang", "flag": str(root / "started")}
+    with pytest.raises(RunError, match=r"ran for more than 2 s.*VLALIGN_CELL_TIMEOUT, or `cell_timeout`"):
+        execute("01_a", "tiny", params, root=root, cell_timeout=2)
+    assert book(root) == {}
+
+
+def test_commands_of_the_workflow_quote_what_they_are_given():
+    lines = [line for line in (ROOT / "Snakefile").read_text().splitlines() if " -m vlalign_utils" in line]
+    assert len(lines) == 3
+    for line in lines:
+        names = re.findall(r"\{([^}]*)\}", line)
+        assert names
+        assert all(name.endswith(":q") for name in names), line
+
+
 def test_a_parameter_file_is_a_mapping(tmp_path):
     path = tmp_path / "my.yml"
     with pytest.raises(ParameterError, match=r"my.yml cannot be read: No such file"):
@@ -142,5 +236,11 @@ def test_a_parameter_file_is_a_mapping(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ParameterError, match="is not text in UTF-8"):
         read_params(path)
-    path.write_text("seed: 3")
+    path.write_text("seed: 3\nseed: 4")
+    with pytest.raises(ParameterError, match=r"file .*my\.yml is not YAML: line 2: 'seed' is given"):
+        read_params(path)
+    path.write_text("1: 3")
+    with pytest.raises(ParameterError, match="must hold lines such as 'seed: 1'"):
+        read_params(path)
+    path.write_bytes(b"\xef\xbb\xbfseed: 3")
     assert read_params(path) == {"seed": 3}

@@ -1,7 +1,9 @@
 import nbformat
+import pandas as pd
 import pytest
 
 from vlalign_utils.pipeline.normalise import WIDGET, PageError, check_size, digest, normalise
+from vlalign_utils.pipeline.page_markup import check_markup
 
 V4 = nbformat.v4
 PATHS = {"/a/run-x/": "", "/a": "."}
@@ -61,3 +63,31 @@ def test_a_page_too_heavy_names_its_largest_output():
         PageError, match=r"04_causal weighs 50\d kB .* 400 kB .* 500 kB in cell 2 \(image/png\)"
     ):
         check_size(notebook, nbformat.writes(notebook), "04_causal")
+
+
+def shown(**data):
+    return executed(
+        V4.new_output("display_data", {key.replace("_", "/"): body for key, body in data.items()})
+    )
+
+
+def test_a_table_escapes_what_it_shows():
+    frame = pd.DataFrame({"<b>": ["<script>x</script>", "<img src=x onerror=x()>"]})
+    check_markup(shown(text_html=frame.to_html(), text_plain="<script>"), "01_a")
+    check_markup(executed(stream("<script>x</script>")), "01_a")
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        ({"text_html": "<p>a<script>x</script>"}, "<script>"),
+        ({"text_html": "<TD OnClick='x()'>"}, "<td onclick=...>"),
+        ({"text_html": "<table><img src=x onerror=x()>"}, "<img>"),
+        ({"text_html": "<a href='javascript:x'>"}, "<a>"),
+        ({"text_markdown": "**a**"}, "text/markdown"),
+        ({"application_javascript": "x()"}, "application/javascript"),
+    ],
+)
+def test_other_markup_is_refused_with_its_cell(data, wrong):
+    with pytest.raises(PageError, match=f"^01_a: the output of cell 2 has {wrong}; a page takes text"):
+        check_markup(shown(**data), "01_a")

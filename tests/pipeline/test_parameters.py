@@ -4,19 +4,22 @@ import nbformat
 import pytest
 
 from vlalign_utils.evidence import claim_rules
+from vlalign_utils.evidence.results import Results
 from vlalign_utils.pipeline.parameters import (
     ParameterError,
+    check_stages,
     checked,
     closure,
     defaults,
     effective,
     input_hash,
+    read_notebook,
 )
-from vlalign_utils.pipeline.registry import Architecture
+from vlalign_utils.pipeline.registry import Architecture, RegistryError
 
 V4 = nbformat.v4
 PARAMETERS = (
-    'arch = "llava"\nout_dir = ""\nseed = 0\nquick = False\nrate = 1e-3\nlayers = [1, 2]\nband = None'
+    'arch = "llava"\nout_dir = ""\nseed = 0\nquick = False\nrate = 1e-3\nlayers = [1, 2]\nspan = None'
 )
 
 
@@ -50,7 +53,7 @@ def llava():
 def test_defaults_are_the_literals_of_the_parameters_cell():
     found = defaults(notebook(), "01_a")
     assert found["layers"] == [1, 2]
-    assert list(found) == ["arch", "out_dir", "seed", "quick", "rate", "layers", "band"]
+    assert list(found) == ["arch", "out_dir", "seed", "quick", "rate", "layers", "span"]
 
 
 @pytest.mark.parametrize("line", ["seed = int(3)", "import os", "print(1)", "a.b = 1"])
@@ -70,7 +73,7 @@ def test_there_is_one_parameters_cell():
     ("given", "message"),
     [
         ({"sede": 1}, "01_a has no parameter 'sede'; did you mean 'seed'"),
-        ({"zzz": 1}, "01_a has no parameter 'zzz'; it has: seed, rate, layers, band"),
+        ({"zzz": 1}, "01_a has no parameter 'zzz'; it has: seed, rate, layers, span"),
         ({"seed": "1"}, "'seed' must be of type int, such as 0, not '1'"),
         ({"seed": True}, "'seed' must be of type int"),
         ({"seed": -1}, "'seed' must not be negative, such as 0, not -1"),
@@ -90,13 +93,13 @@ def test_a_wrong_parameter_is_explained(given, message):
 
 def test_numbers_that_yaml_reads_as_text_or_as_int_become_floats():
     known = defaults(notebook(), "01_a")
-    assert checked({"rate": "1e-4", "band": [2, 4]}, known, "01_a") == {"rate": 1e-4, "band": [2, 4]}
+    assert checked({"rate": "1e-4", "span": [2, 4]}, known, "01_a") == {"rate": 1e-4, "span": [2, 4]}
     assert checked({"rate": 1}, known, "01_a") == {"rate": 1.0}
 
 
 def test_effective_parameters_are_complete_and_name_no_folder():
     params = effective(notebook(), "01_a", {"arch": "x", "quick": True}, {"seed": 3})
-    assert params == {"arch": "x", "seed": 3, "quick": True, "rate": 1e-3, "layers": [1, 2], "band": None}
+    assert params == {"arch": "x", "seed": 3, "quick": True, "rate": 1e-3, "layers": [1, 2], "span": None}
     with pytest.raises(ParameterError, match="must also define archs"):
         effective(notebook(), "01_a", {"archs": "x"}, {})
 
@@ -161,17 +164,90 @@ def test_hash_changes_with_what_decides_the_claims_of_this_notebook_only(project
 
 
 def test_a_missing_model_is_explained(project, llava):
-    with pytest.raises(ParameterError, match="zoo/none is missing; run make zoo CHAIN=none"):
-        input_hash("01_a", llava.model_copy(update={"model": "zoo/none"}), {}, project)
-    hub = llava.model_copy(update={"model": "someone/model", "stages": []})
-    with pytest.raises(ParameterError, match="a hub model needs its 'revision' pinned"):
-        input_hash("01_a", hub, {}, project)
-    pinned = hub.model_copy(update={"revision": "abc"})
-    moved = hub.model_copy(update={"revision": "abd"})
-    assert input_hash("01_a", pinned, {}, project) != input_hash("01_a", moved, {}, project)
+    def refused(match, **change):
+        with pytest.raises(RegistryError, match=match):
+            input_hash("01_a", llava.model_copy(update=change), {}, project)
+
+    refused("zoo/none is missing; run make zoo CHAIN=none", model="zoo/none")
+    refused("a hub model needs its 'revision' pinned", model="someone/model", stages=["tuned"])
+    refused("is a folder, which has no revision", revision="abc")
+    refused(r"llava: zoo/llava holds stages of its own; take 'base' out", base="org/llm")
+    (project / "mine" / "sft").mkdir(parents=True)
+    refused("llava: .*base holds no config.json; it is no model", model="mine")
+    (project / "mine" / "sft" / "config.json").write_text("{}")
+    refused("its stages are sft; write those under 'stages'", model="mine")
     (project / "zoo" / "llava" / "base" / "config.json").unlink()
-    with pytest.raises(ParameterError, match=r"llava: .*base holds no config.json; run make zoo CHAIN=llava"):
-        input_hash("01_a", llava, {}, project)
+    refused(r"llava: .*base holds no config.json; run make zoo CHAIN=llava")
+
+
+def test_a_single_model_says_what_its_stages_need(project, llava):
+    one = llava.model_copy(update={"model": "one", "stages": ["tuned"]})
+    (project / "one").mkdir()
+    (project / "one" / "config.json").write_text("{}")
+    input_hash("01_a", one, {}, project)
+    for stages, match in (
+        (["aligned", "tuned"], "one is one model and has no stage 'aligned'; leave 'stages' out"),
+        (["base", "tuned"], "stage 'base' of one needs 'base', the hub id"),
+    ):
+        for change in ({}, {"model": "org/one", "revision": "abc"}):
+            with pytest.raises(RegistryError, match=match.replace("of one", "of .*one")):
+                input_hash("01_a", one.model_copy(update={"stages": stages, **change}), {}, project)
+
+
+def test_hash_changes_with_what_is_loaded(project, llava):
+    (project / "llm").mkdir()
+    (project / "llm" / "config.json").write_text("{}")
+    hub = llava.model_copy(update={"model": "someone/model", "revision": "abc", "base": "llm"})
+    (project / "one").mkdir()
+    (project / "one" / "config.json").write_text("{}")
+
+    def of(**change):
+        return input_hash("01_a", hub.model_copy(update=change), {}, project)
+
+    found = [
+        of(),
+        of(revision="abd"),
+        of(dtype="bfloat16"),
+        of(device_map="auto"),
+        of(base="org/llm", base_revision="a"),
+        of(base="org/llm", base_revision="b"),
+        of(model="one", revision=None),
+    ]
+    (project / "llm" / "model.safetensors").write_bytes(b"1")
+    found.append(of())
+    assert len(set(found)) == len(found)
+    with pytest.raises(RegistryError, match="a hub model needs its 'base_revision' pinned"):
+        of(base="org/llm")
+    with pytest.raises(RegistryError, match="llm is a folder, which has no revision; take 'base_revision'"):
+        of(base_revision="x")
+    (project / "llm" / "config.json").unlink()
+    with pytest.raises(RegistryError, match=r"llm holds no config\.json; name a model under 'base'"):
+        of()
+
+
+def test_a_notebook_that_compares_two_stages_needs_two(llava):
+    two = notebook()
+    two.cells[0].metadata["tags"].append("two-stages")
+    check_stages(two, "01_a", llava)
+    one = llava.model_copy(update={"stages": ["tuned"]})
+    check_stages(notebook(), "01_a", one)
+    with pytest.raises(ParameterError, match=r"01_a compares two stages .* llava has one, tuned: give its"):
+        check_stages(two, "01_a", one)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"nbformat": 4, "cells": 3}'])
+def test_a_damaged_notebook_is_one_sentence(project, damage):
+    (project / "notebooks" / "01_a.ipynb").write_bytes(damage)
+    with pytest.raises(ParameterError, match=r"01_a\.ipynb is not a notebook") as caught:
+        read_notebook("01_a", project)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_is_no_python_is_named(project):
+    with pytest.raises(ParameterError, match="01_a: the parameters cell is not Python: line 1"):
+        defaults(notebook("seed = = 1"), "01_a")
+    with pytest.raises(ParameterError, match="the notebook's code is not Python: line 8"):
+        closure(notebook(code="import ("))
 
 
 def test_the_comparison_depends_on_what_was_measured_not_on_how_long_it_took(project):
@@ -182,9 +258,15 @@ def test_the_comparison_depends_on_what_was_measured_not_on_how_long_it_took(pro
     measured = project / "book" / "results" / "llava" / "01_a.json"
     measured.parent.mkdir(parents=True)
 
-    def now(**content):
-        measured.write_text(json.dumps(content))
+    def now(value=1, seconds=1):
+        found = Results(
+            notebook="01_a", arch="llava", params={"value": value}, timing={"all": float(seconds)}
+        )
+        measured.write_text(found.sealed().dumps())
         return input_hash("01_a", None, {}, project)
 
-    assert now(values=1, timing=1) == now(values=1, timing=2)
-    assert now(values=1, timing=1) != now(values=2, timing=1)
+    assert now(seconds=2) == now()
+    assert now(value=2) != now()
+    now(seconds=2)
+    measured.write_text(measured.read_text().replace("2.0", "3.0"))  # changed, and so no result
+    assert input_hash("01_a", None, {}, project) != now()

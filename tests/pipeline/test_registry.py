@@ -69,8 +69,64 @@ def test_a_wrong_file_is_explained(tmp_path, data, message):
 
 
 def test_a_missing_or_broken_file_is_explained(tmp_path):
-    with pytest.raises(RegistryError, match="does not exist"):
+    with pytest.raises(RegistryError, match="cannot be read: No such file"):
         registry.load(tmp_path)
     (tmp_path / "architectures.yml").write_text("a: [")
     with pytest.raises(RegistryError, match="is not YAML"):
         registry.load(tmp_path)
+
+
+def chain(root, *stages):
+    for stage in stages:
+        (root / "zoo" / "t" / stage).mkdir(parents=True)
+        (root / "zoo" / "t" / stage / "config.json").write_text("{}")
+
+
+def test_stages_that_are_left_out_are_those_of_the_folder(tmp_path):
+    write(tmp_path, GOOD)
+    assert registry.load(tmp_path).architecture("one").stages == ["tuned"]  # a model that is not here yet
+    chain(tmp_path, "tuned", "aligned", "base")
+    assert registry.load(tmp_path).architecture("one").stages == ["base", "aligned", "tuned"]
+    chain(tmp_path, "dpo")
+    with pytest.raises(RegistryError, match=r"one: .* aligned, base, dpo, tuned; write in 'stages' which"):
+        registry.load(tmp_path)
+    (tmp_path / "zoo" / "t" / "config.json").write_text("{}")
+    assert registry.load(tmp_path).architecture("one").stages == ["tuned"]
+
+
+def test_one_model_and_its_base_are_two_stages(tmp_path):
+    pair = {
+        **ENTRY,
+        "model": "org/tuned",
+        "revision": "abc",
+        "base": "org/llm",
+        "base_revision": "def",
+        "dtype": "bfloat16",
+        "device_map": "auto",
+    }
+    for stages in ({}, {"stages": ["base", "tuned"]}):
+        data = {**GOOD, "architectures": {"one": {**pair, **stages}}}
+        entry = registry.load(write(tmp_path, data)).architecture("one")
+        assert entry.stages == ["base", "tuned"]
+        assert (entry.base, entry.base_revision, entry.dtype, entry.device_map) == (
+            "org/llm",
+            "def",
+            "bfloat16",
+            "auto",
+        )
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"base_revision": "x"}, "'base_revision' is given without 'base'"),
+        ({"base": "org/llm", "stages": ["tuned"]}, r"with 'base' the stages are \[base, tuned\]"),
+        ({"stages": ["tuned", "tuned"]}, "a stage is named twice"),
+        ({"dtype": "half"}, r"one\.dtype: Input should be 'auto', 'float32'"),
+        ({"device_map": "balanced"}, r"one\.device_map"),
+        ({"cell_timeout": 0}, r"one\.cell_timeout: .*greater than or equal to 1"),
+    ],
+)
+def test_what_a_pair_cannot_have_is_said(tmp_path, entry, message):
+    with pytest.raises(RegistryError, match=message):
+        registry.load(write(tmp_path, {**GOOD, "architectures": {"one": {**ENTRY, **entry}}}))

@@ -1,3 +1,5 @@
+import json
+
 import nbformat
 import pytest
 
@@ -43,7 +45,7 @@ def publish(root, notebook, arch):
     )
     folder = root / "book" / "results" / arch
     write_atomic(folder / f"{notebook}.ipynb", nbformat.writes(page))
-    write_atomic(folder / f"{notebook}.json", results.dumps())
+    write_atomic(folder / f"{notebook}.json", results.sealed().dumps())
     return staleness.marker(root, arch, notebook, inputs)
 
 
@@ -67,7 +69,19 @@ def test_parameters_of_the_registry_count_as_inputs(root):
     assert wanted(root)[2:] == [["two", "02_b"]]
 
 
-@pytest.mark.parametrize("damage", ["tampered page", "lost page", "lost json", "broken json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "tampered page",
+        "cut page",
+        "lost page",
+        "lost json",
+        "broken json",
+        "one digit",
+        "no text",
+        "no digest",
+    ],
+)
 def test_a_pair_that_does_not_match_counts_as_missing(root, damage):
     page = root / "book" / "results" / "two" / "01_a.ipynb"
     if damage == "tampered page":
@@ -76,8 +90,16 @@ def test_a_pair_that_does_not_match_counts_as_missing(root, damage):
         page.unlink()
     elif damage == "lost json":
         page.with_suffix(".json").unlink()
+    elif damage == "cut page":
+        page.write_text(page.read_text()[:-40])
+    elif damage == "one digit":
+        found = page.with_suffix(".json")
+        found.write_text(found.read_text().replace('"seed": 0', '"seed": 1'))
+    elif damage == "no digest":
+        found = page.with_suffix(".json")
+        found.write_text(json.dumps({**json.loads(found.read_text()), "content_digest": ""}))
     else:
-        page.with_suffix(".json").write_text("{")
+        page.with_suffix(".json").write_bytes(b"{" if damage == "broken json" else b"\xff\xfe")
     assert staleness.published("01_a", "two", root) is None
     assert wanted(root)[2:] == [["two", "01_a"]]
 

@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from vlalign_utils.evidence.intervals import Interval
+from vlalign_utils.evidence.yaml_files import YamlError, load_yaml
 from vlalign_utils.paths import NOTEBOOK, ROOT
 
 FILE = "book/claims.yml"
@@ -52,10 +52,10 @@ class Claim(_Strict):
     id: Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")]
     says: Text
     source: Literal["paper", "follow-up"]
-    references: list[str] = []  # keys of book/references.bib
+    references: list[Annotated[str, Field(pattern=r"^[\w:.-]+$")]] = []  # keys of book/references.bib
     works: str = ""  # where it comes from, when that has no key
     statistic: Text
-    formula: Text
+    formula: Annotated[str, Field(pattern=r"^[^$`]+$")]
     against: Text  # its null (a bare `null` would be YAML for nothing)
     depth: Text
     seeds: int = Field(default=1, ge=1)
@@ -120,11 +120,9 @@ class Verdict(_Strict):
 def load(path: Path = ROOT / FILE) -> dict[str, Claim]:
     """All claims by id, in the file's order. Raises ClaimError naming the claim and the field at fault."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ClaimError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ClaimError(f"{path} is not YAML: {error}") from None
+        data = load_yaml(path)
+    except YamlError as error:
+        raise ClaimError(str(error)) from None
     entries = data.get("claims") if isinstance(data, dict) else None
     if not isinstance(entries, dict) or not entries:
         raise ClaimError(f"{path} must hold a mapping 'claims' with at least one claim")

@@ -1,5 +1,6 @@
 """What a notebook measured: the JSON beside it, its schema, and the Report that writes it."""
 
+import hashlib
 import json
 import math
 import re
@@ -59,10 +60,11 @@ class Table(_Strict):
 
 
 class Results(_Strict):
-    """Schema of `book/results/<arch>/<notebook>.json`; only `timing` (seconds) may differ between reruns.
+    """Schema of `book/results/<arch>/<notebook>.json`.
 
-    `params`, `input_hash` and `notebook_digest` are filled in when the run is published: they are empty in
-    the file that a notebook writes when it is run by hand.
+    `params`, `input_hash`, `notebook_digest` and `content_digest` are filled in when the run is published:
+    they are empty in the file that a notebook writes when it is run by hand. Between reruns only `timing`
+    (seconds), and with it `content_digest`, may differ.
     """
 
     schema_version: Literal[1] = 1
@@ -71,6 +73,7 @@ class Results(_Strict):
     params: dict[str, JsonValue] = {}
     input_hash: str = ""
     notebook_digest: str = ""
+    content_digest: str = ""  # of all other fields: every number, every parameter, every verdict
     quick: bool = False
     versions: dict[str, str] = {}
     values: dict[str, Estimate] = {}
@@ -84,6 +87,23 @@ class Results(_Strict):
             have = ", ".join(self.tables) or "none"
             raise ResultsError(f"{self.arch}/{self.notebook} has no table '{name}'; it has: {have}")
         return pd.DataFrame(self.tables[name].rows, columns=self.tables[name].columns)
+
+    def measured(self) -> dict[str, JsonValue]:
+        """Everything that a rerun must repeat: not the seconds, nor the digest that covers them."""
+        return self.model_dump(mode="json", exclude={"timing", "content_digest"})
+
+    def sealed(self) -> "Results":
+        """The same with the digest of its content, by which `read` finds a later change."""
+        return self.model_copy(update={"content_digest": self._digest()})
+
+    @property
+    def intact(self) -> bool:
+        """Whether the digest is there, and that of the content."""
+        return self.content_digest == self._digest()
+
+    def _digest(self) -> str:
+        content = self.model_dump(mode="json", exclude={"content_digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def dumps(self) -> str:
         """The file's text: indented, one table row per line."""
@@ -101,20 +121,41 @@ def _joined(lines: str) -> str:
 
 
 def read(path: Path) -> Results:
-    """One results file, checked against the schema. Raises ResultsError naming the file and the field."""
+    """One results file, checked against the schema and, once published, against its digest.
+
+    Raises ResultsError naming the file and, where the schema is not met, the field.
+    """
     try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+        results = Results.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"{path} does not exist: its notebook has not been run") from None
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ResultsError(f"{path} is not a valid results file: it is not text in UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ResultsError(f"{path} is not a valid results file: {field}: {first['msg']}") from None
+    if results.content_digest and not results.intact:
+        raise ResultsError(f"{path} was changed after it was published; {_again(path)}")
+    return results
+
+
+def _again(path: Path) -> str:
+    return f"run: make run ARCH={path.parent.name} NB={path.stem}"
 
 
 def load(arch: str, notebook: str) -> Results:
-    """The published results of one notebook of one architecture ("comparison" for 90_comparison)."""
-    return read(results_root() / arch / f"{notebook}.json")
+    """The published results of one notebook of one architecture ("comparison" for 90_comparison).
+
+    Raises ResultsError for what is missing, malformed, changed since, or never was published.
+    """
+    path = results_root() / arch / f"{notebook}.json"
+    results = read(path)
+    if not results.content_digest:
+        raise ResultsError(f"{path} has no digest: it was not published by a run; {_again(path)}")
+    return results
 
 
 def _number(value: SupportsFloat, where: str) -> float:

@@ -12,45 +12,64 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 from ipykernel.kernelspec import get_kernel_dict
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from vlalign_utils.evidence.claim_rules import ClaimError
 from vlalign_utils.evidence.results import Results, ResultsError, read
-from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.evidence.yaml_files import YamlError, load_yaml
+from vlalign_utils.paths import ROOT, os_error, write_atomic, write_together
+from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import PageError, check_size, digest, machine_paths, normalise
+from vlalign_utils.pipeline.page_markup import check_markup
 from vlalign_utils.pipeline.parameters import ParameterError, defaults, read_notebook
 from vlalign_utils.pipeline.registry import RegistryError
 from vlalign_utils.pipeline.staleness import marker, plan
 
+TIMEOUT_VARIABLE = "VLALIGN_CELL_TIMEOUT"
 START_TIMEOUT = 300  # seconds for a kernel to answer; on a busy machine a minute is not enough
-CELL_TIMEOUT = 3600  # seconds; a cell that takes longer is taken to hang
+CELL_TIMEOUT = 3600  # seconds; a cell that takes longer is taken to hang, unless another limit is given
 
 
 class RunError(RuntimeError):
     """A notebook that did not complete; nothing of it was published."""
 
 
-Expected = (RunError, ParameterError, PageError, ResultsError, RegistryError)
+Expected = (RunError, ParameterError, PageError, ResultsError, RegistryError, ClaimError)
 
 
 def execute(
-    notebook: str, arch: str, params: dict[str, Any] | None = None, quick: bool = False, root: Path = ROOT
+    notebook: str,
+    arch: str,
+    params: dict[str, Any] | None = None,
+    quick: bool = False,
+    root: Path = ROOT,
+    cell_timeout: int | None = None,
 ) -> Path:
     """Run one notebook and publish it with its JSON in `book/results/<arch>/`; return the notebook's path.
 
     Works in a folder of its own, so a run that raises or is killed leaves what was published untouched.
+    `cell_timeout` is the time in seconds that a cell may take: by default the registry entry's, else an hour.
     Raises ParameterError, RegistryError, RunError, ResultsError or PageError, each naming the notebook.
     """
-    root = root.resolve()
-    everything, inputs = plan(notebook, arch, params or {}, quick, root)
+    try:
+        return _execute(notebook, arch, params or {}, quick, root.resolve(), cell_timeout)
+    except OSError as error:  # a full disk, or a folder that may not be written
+        raise RunError(f"{notebook} ({arch}): {os_error(error)}. Nothing was published.") from None
+
+
+def _execute(
+    notebook: str, arch: str, params: dict[str, Any], quick: bool, root: Path, cell_timeout: int | None
+) -> Path:
+    everything, inputs = plan(notebook, arch, params, quick, root, fetch=True)
+    limit = cell_timeout or _own_limit(arch, root) or CELL_TIMEOUT
     (root / ".cache").mkdir(exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"run-{arch}-{notebook}-", dir=root / ".cache"))
     try:
-        executed = _run(notebook, arch, everything, root, scratch)
+        executed = _run(notebook, arch, everything, root, scratch, limit)
         normalise(executed, machine_paths(root, scratch))
         measured = _measured(notebook, arch, scratch)
         stamped = measured.model_copy(
@@ -60,18 +79,23 @@ def execute(
                 "notebook_digest": digest(executed),
                 "quick": quick,
             }
-        )
+        ).sealed()
+        check_markup(executed, f"{notebook} ({arch})")
         text = nbformat.writes(executed) + "\n"
         check_size(executed, text, f"{notebook} ({arch})")
         folder = root / "book" / "results" / arch
-        # The JSON goes last and carries the notebook's digest: a kill in between leaves a pair that does not
-        # match, which `published` takes for missing.
-        write_atomic(folder / f"{notebook}.ipynb", text)
-        write_atomic(folder / f"{notebook}.json", stamped.dumps())
+        # The marker says nothing until the book holds the result. The JSON carries the notebook's digest: a
+        # kill between the two leaves a pair that does not match, which `published` takes for missing.
         write_atomic(marker(root, arch, notebook, inputs), "")
-        return folder / f"{notebook}.ipynb"
+        page = folder / f"{notebook}.ipynb"
+        write_together({page: text, page.with_suffix(".json"): stamped.dumps()})
+        return page
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _own_limit(arch: str, root: Path) -> int | None:
+    return None if arch == COMPARISON else registry.load(root).architecture(arch).cell_timeout
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
@@ -108,7 +132,9 @@ def _environment(update: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(notebook: str, arch: str, params: dict[str, Any], root: Path, scratch: Path) -> NotebookNode:
+def _run(
+    notebook: str, arch: str, params: dict[str, Any], root: Path, scratch: Path, limit: int
+) -> NotebookNode:
     """Execute in `scratch`, where the notebook's Report goes too, and check that every cell completed."""
     where = f"{notebook} ({arch})"
     known = defaults(read_notebook(notebook, root), notebook)
@@ -128,7 +154,7 @@ def _run(notebook: str, arch: str, params: dict[str, Any], root: Path, scratch: 
                 progress_bar=False,
                 cwd=scratch,
                 start_timeout=START_TIMEOUT,
-                execution_timeout=CELL_TIMEOUT,
+                execution_timeout=limit,
                 shutdown_kernel="immediate",
                 # Sockets are files in the run's own folder: parallel runs cannot grab each other's ports.
                 config=Config(KernelManager={"transport": "ipc"}),
@@ -137,7 +163,8 @@ def _run(notebook: str, arch: str, params: dict[str, Any], root: Path, scratch: 
         raise RunError(f"{where} failed in {_place(error)}. Nothing was published.") from None
     except CellTimeoutError:
         raise RunError(
-            f"{where}: a cell ran for more than {CELL_TIMEOUT} s. Nothing was published."
+            f"{where}: a cell ran for more than {limit} s. Nothing was published. Give it longer with "
+            f"{TIMEOUT_VARIABLE}, or `cell_timeout` of its entry in architectures.yml."
         ) from None
     except DeadKernelError:
         raise RunError(f"{where}: its kernel died, killed or out of memory. Nothing was published.") from None
@@ -181,13 +208,9 @@ def _measured(notebook: str, arch: str, scratch: Path) -> Results:
 def read_params(path: Path) -> dict[str, Any]:
     """Parameters from a YAML file. Raises ParameterError unless it is a mapping of names to values."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"the parameter file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ParameterError(f"the parameter file {path} is not text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ParameterError(f"the parameter file {path} is not YAML: {error}") from None
-    if not isinstance(data, dict):
+        data = load_yaml(path)
+    except YamlError as error:
+        raise ParameterError(f"the parameter file {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise ParameterError(f"the parameter file {path} must hold lines such as 'seed: 1'")
     return data

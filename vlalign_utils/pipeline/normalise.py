@@ -4,13 +4,35 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nbformat import NotebookNode
+from nbformat.v4 import reads
+from pydantic import BaseModel, JsonValue, ValidationError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_METADATA = ("tags", "mystnb")
 MAX_BYTES = 400_000
+
+
+class _Metadata(BaseModel):
+    tags: list[str] = []
+
+
+class _Cell(BaseModel):
+    cell_type: Literal["code", "markdown", "raw"]
+    source: str | list[str]
+    metadata: _Metadata
+    outputs: list[dict[str, JsonValue]] = []
+
+
+class _Page(BaseModel):
+    """What a notebook must be to be read, hashed and built."""
+
+    nbformat: Literal[4]
+    nbformat_minor: int
+    metadata: dict[str, JsonValue]
+    cells: list[_Cell]
 
 
 class PageError(ValueError):
@@ -79,6 +101,22 @@ def _replace(body: Any, paths: dict[str, str]) -> Any:
         for path, plain in paths.items():
             body = body.replace(path, plain)
     return body
+
+
+def read_page(path: Path) -> NotebookNode:
+    """A notebook, checked to be whole. Raises PageError in one sentence that names the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        _Page.model_validate_json(text)
+    except OSError as error:
+        raise PageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PageError(f"{path} is not a notebook: it is not text in UTF-8") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise PageError(f"{path} is not a notebook in format 4: {field}: {first['msg']}") from None
+    return reads(text)
 
 
 def digest(notebook: NotebookNode) -> str:

@@ -4,44 +4,53 @@ import ast
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from nbformat import NotebookNode
 
 from vlalign_utils.evidence import claim_rules
-from vlalign_utils.pipeline import registry
-from vlalign_utils.pipeline.normalise import KEPT_METADATA
+from vlalign_utils.evidence.results import ResultsError, read
+from vlalign_utils.pipeline import parameter_rules, registry
+from vlalign_utils.pipeline.model_files import fingerprint_of
+from vlalign_utils.pipeline.normalise import KEPT_METADATA, PageError, read_page
 from vlalign_utils.pipeline.registry import Architecture
 from vlalign_utils.pipeline.versions import versions
 
 SET_BY_RUN = ("arch", "archs", "out_dir", "quick")  # parameters that the run itself fills in
+TWO_STAGES = "two-stages"  # tag of the parameters cell of a notebook that compares the last two stages
 
 
 class ParameterError(ValueError):
-    """A parameter that the notebook does not have, or whose value has the wrong type."""
+    """A parameter that the notebook does not have, or whose value it cannot have."""
 
 
 def read_notebook(name: str, root: Path) -> NotebookNode:
-    """A notebook's source. Raises ParameterError naming the notebooks there are."""
+    """A notebook's source. Raises ParameterError naming the notebooks there are, or one that is damaged."""
     known = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
     if name not in known:
         have = ", ".join(known) or "none"
         raise ParameterError(f"there is no notebook '{name}' in notebooks/; it holds: {have}")
-    return nbformat.read(known[name], as_version=4)
+    try:
+        return read_page(known[name])
+    except PageError as error:
+        raise ParameterError(str(error)) from None
+
+
+def _parameters(notebook: NotebookNode, name: str) -> NotebookNode:
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(f"{name} must have exactly one cell tagged 'parameters'; it has {len(cells)}")
+    return cells[0]
 
 
 def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
     """Names and default values of the one cell tagged `parameters`; all of them are Python literals."""
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise ParameterError(f"{name} must have exactly one cell tagged 'parameters'; it has {len(cells)}")
     found = {}
-    for line in ast.parse(cells[0].source).body:
+    for line in _python(_parameters(notebook, name).source, f"{name}: the parameters cell").body:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         value = getattr(line, "value", None)
         try:
@@ -53,6 +62,23 @@ def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
                 f"{name}: '{ast.unparse(line)}' does not belong in the parameters cell; write name = literal"
             ) from None
     return found
+
+
+def _python(source: str, where: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError as error:
+        raise ParameterError(f"{where} is not Python: line {error.lineno}, {error.msg}") from None
+
+
+def check_stages(notebook: NotebookNode, name: str, arch: Architecture) -> None:
+    """Raise ParameterError when the notebook compares two stages and the entry has one."""
+    tags = _parameters(notebook, name).metadata.get("tags", [])
+    if TWO_STAGES in tags and len(arch.stages) < 2:
+        raise ParameterError(
+            f"{name} compares two stages of a model, and {arch.name} has one, {', '.join(arch.stages)}: give "
+            "its language model under 'base', or list its 'notebooks' without this one, in architectures.yml"
+        )
 
 
 def checked(given: dict[str, Any], known: dict[str, Any], name: str) -> dict[str, Any]:
@@ -100,15 +126,27 @@ def _as_type_of(default: Any, value: Any, where: str) -> Any:
 
 
 def effective(
-    notebook: NotebookNode, name: str, filled: dict[str, Any], given: dict[str, Any]
+    notebook: NotebookNode,
+    name: str,
+    filled: dict[str, Any],
+    given: dict[str, Any],
+    layers: Callable[[], int | None] = lambda: None,
 ) -> dict[str, Any]:
-    """Every parameter of the run but `out_dir`: defaults, then what is given, then what the run fills in."""
+    """Every parameter of the run but `out_dir`: defaults, then what is given, then what the run fills in.
+
+    `layers` gives the model's number of decoder layers, where a rule asks for it (None: not known). Raises
+    ParameterError naming the parameter, what is expected and what it has.
+    """
     known = defaults(notebook, name)
     missing = [key for key in ("out_dir", *filled) if key not in known]
     if missing:
         raise ParameterError(f"{name}: the parameters cell must also define {', '.join(missing)}")
     merged = {**known, **checked(given, known, name), **filled}
     del merged["out_dir"]
+    depth = layers() if parameter_rules.needs_layers(merged) else None
+    wrong = parameter_rules.fault(merged, math.inf if depth is None else depth)
+    if wrong:
+        raise ParameterError(f"{name}: {wrong}")
     return merged
 
 
@@ -130,8 +168,7 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
     digest.update(_json(versions(_code(notebook), map(_source, modules))))
     digest.update(_rules(name, root))
     if arch is not None:
-        digest.update(_json([arch.model, arch.revision, arch.stages]))
-        digest.update(_model(arch, root).encode())
+        digest.update(fingerprint_of(arch, root).encode())
     else:
         for entry in registry.load(root).architectures.values():
             for measured in entry.notebooks:
@@ -156,41 +193,11 @@ def _rules(notebook: str, root: Path) -> bytes:
 
 
 def _measured(path: Path) -> bytes:
-    """A results file without its timing."""
-    data = json.loads(path.read_bytes()) if path.is_file() else None
-    return _json({**data, "timing": None} if isinstance(data, dict) else data)
-
-
-@cache
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _model(arch: Architecture, root: Path) -> str:
-    """Hash of the model's files (weights, configs, tokenizer, processor), or the hub id with its revision."""
-    folder = root / arch.model
-    if not folder.is_dir():
-        if arch.model.startswith("zoo/"):
-            raise ParameterError(
-                f"{arch.name}: {arch.model} is missing; run make zoo CHAIN={Path(arch.model).name}"
-            )
-        if arch.revision is None:
-            raise ParameterError(
-                f"{arch.name}: {arch.model} is no folder; a hub model needs its 'revision' pinned"
-            )
-        return ""
-    folders = [folder / stage for stage in arch.stages] or [folder]
-    hashes = []
-    for place in folders:
-        files = sorted(p for p in place.glob("*") if p.is_file() and p.suffix != ".md")
-        if not any(p.name == "config.json" for p in files):
-            raise ParameterError(
-                f"{arch.name}: {place} holds no config.json; run make zoo CHAIN={folder.name}"
-            )
-        stats = [(p, p.stat()) for p in files]
-        hashes += [[f"{place.name}/{p.name}", _file_hash(p, s.st_size, s.st_mtime_ns)] for p, s in stats]
-    return json.dumps(hashes)
+    """What a results file holds besides its timing; nothing for one that is missing, damaged or changed."""
+    try:
+        return _json(read(path).measured())
+    except ResultsError:
+        return _json(None)
 
 
 def _source(module: str) -> Path:
@@ -207,7 +214,7 @@ def _code(notebook: NotebookNode) -> str:
 
 def closure(notebook: NotebookNode) -> list[str]:
     """Modules of the package that a notebook imports, directly or through others, sorted by name."""
-    todo = list(_imports(ast.parse(_code(notebook)), package=""))
+    todo = list(_imports(_python(_code(notebook), "the notebook's code"), package=""))
     seen: set[str] = set()
     while todo:
         module = todo.pop()

@@ -2,15 +2,17 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from vlalign_utils.evidence.yaml_files import YamlError, load_yaml
 from vlalign_utils.paths import NOTEBOOK, ROOT
 
 COMPARISON = "comparison"  # stands where an architecture's name would, for the notebook that compares them
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
+BASE, TUNED = "base", "tuned"
+ORDER = (BASE, "aligned", TUNED)  # of the stages of a chain, as they are trained
 
 
 class RegistryError(ValueError):
@@ -22,17 +24,27 @@ class _Strict(BaseModel):
 
 
 class Architecture(_Strict):
-    """One entry: a chain folder of the zoo, a local model folder, or a hub id with its revision."""
+    """One entry: a folder of stages, the folder of one model, or a hub id with its revision.
+
+    One model is stage `tuned`; `base`, the language model that it was made from, adds stage `base`: the same
+    model with that one's weights in its decoder. `dtype` and `device_map` are those of `load_vlm`.
+    `cell_timeout` is in seconds, for every cell of its chapters.
+    """
 
     name: str = Field(pattern=NAME)
     title: str = Field(min_length=1)
     description: str = Field(min_length=1)
     model: str = Field(min_length=1)
     revision: str | None = None
+    base: str | None = Field(default=None, min_length=1)
+    base_revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
     stages: list[str] = []
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]]
     parameters: dict[str, dict[str, JsonValue]] = {}
     repeats: str | None = None  # the entry whose recipe this one ran again from another seed
+    cell_timeout: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _known(self) -> "Architecture":
@@ -41,6 +53,12 @@ class Architecture(_Strict):
         for notebook in self.parameters:
             if notebook not in self.notebooks:
                 raise ValueError(f"parameters are given for '{notebook}', which is not among its notebooks")
+        if len(set(self.stages)) < len(self.stages):
+            raise ValueError("a stage is named twice in 'stages'")
+        if self.base_revision is not None and self.base is None:
+            raise ValueError("'base_revision' is given without 'base', the model that it is the revision of")
+        if self.base is not None and self.stages not in ([], [BASE, TUNED]):
+            raise ValueError(f"with 'base' the stages are [{BASE}, {TUNED}]; leave 'stages' out")
         return self
 
 
@@ -89,11 +107,9 @@ def load(root: Path = ROOT) -> Registry:
     """Read and check the registry. Raises RegistryError naming the entry and the field at fault."""
     path = root / "architectures.yml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RegistryError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise RegistryError(f"{path} is not YAML: {error}") from None
+        data = load_yaml(path)
+    except YamlError as error:
+        raise RegistryError(str(error)) from None
     if not isinstance(data, dict) or not isinstance(data.get("architectures"), dict):
         raise RegistryError(f"{path} must be a mapping that holds a mapping 'architectures'")
     entries = {}
@@ -102,8 +118,29 @@ def load(root: Path = ROOT) -> Registry:
             raise RegistryError(f"{path}: the entry '{name}' must be a mapping")
         entries[name] = {"notebooks": data.get("notebooks", []), **entry, "name": name}
     try:
-        return Registry.model_validate({**data, "architectures": entries})
+        known = Registry.model_validate({**data, "architectures": entries})
+        named = {
+            name: entry if entry.stages else entry.model_copy(update={"stages": _stages(entry, root)})
+            for name, entry in known.architectures.items()
+        }
+        return known.model_copy(update={"architectures": named})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise RegistryError(f"{path}: {field}: {first['msg']}") from None
+
+
+def _stages(entry: Architecture, root: Path) -> list[str]:
+    """The stages of an entry that names none: those in its folder, or those of one model."""
+    if entry.base is not None:
+        return [BASE, TUNED]
+    folder = root / entry.model
+    found = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if not found or (folder / "config.json").is_file():
+        return [TUNED]
+    if not set(found) <= set(ORDER):
+        raise RegistryError(
+            f"architectures.{entry.name}: {folder} holds the stages {', '.join(found)}; write in 'stages' "
+            "which to show, in the order in which they were trained"
+        )
+    return [stage for stage in ORDER if stage in found]

@@ -1,16 +1,22 @@
 """Which notebooks are stale, and whether the pages still match their sources."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import nbformat
 
 from vlalign_utils.evidence.results import Results, ResultsError, read
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
-from vlalign_utils.pipeline.normalise import digest
-from vlalign_utils.pipeline.parameters import ParameterError, effective, input_hash, read_notebook
+from vlalign_utils.pipeline.model_files import n_layers
+from vlalign_utils.pipeline.normalise import PageError, digest, read_page
+from vlalign_utils.pipeline.parameters import (
+    ParameterError,
+    check_stages,
+    effective,
+    input_hash,
+    read_notebook,
+)
 from vlalign_utils.pipeline.registry import COMPARISON
 
 PAGE_SOURCES = (
@@ -28,9 +34,12 @@ PAGES = ".cache/pages"  # the stamp of the pages: the hash of what they were bui
 
 
 def plan(
-    notebook: str, arch: str, params: dict[str, Any], quick: bool, root: Path
+    notebook: str, arch: str, params: dict[str, Any], quick: bool, root: Path, fetch: bool = False
 ) -> tuple[dict[str, Any], str]:
-    """Every parameter of a run but its output folder, and its input hash. Raises before anything runs."""
+    """Every parameter of a run but its output folder, and its input hash. Raises before anything runs.
+
+    With `fetch` the configuration of a hub model is downloaded, if need be, to check parameters against it.
+    """
     entries = registry.load(root)
     if notebook == entries.comparison or arch == COMPARISON:
         if (notebook, arch) != (entries.comparison, COMPARISON):
@@ -47,7 +56,12 @@ def plan(
             raise ParameterError(f"{arch} has no chapter '{notebook}' in architectures.yml; it has: {have}")
         given = {**entry.parameters.get(notebook, {}), **params}
         filled = {"arch": arch, "quick": quick}
-    everything = effective(read_notebook(notebook, root), notebook, filled, given)
+    source = read_notebook(notebook, root)
+    if entry is not None:
+        check_stages(source, notebook, entry)
+        everything = effective(source, notebook, filled, given, partial(n_layers, entry, root, fetch))
+    else:
+        everything = effective(source, notebook, filled, given)
     return everything, input_hash(notebook, entry, everything, root)
 
 
@@ -57,14 +71,14 @@ def marker(root: Path, arch: str, notebook: str, inputs: str) -> Path:
 
 
 def published(notebook: str, arch: str, root: Path = ROOT) -> Results | None:
-    """The results in the book; None when missing, malformed, or not of the notebook beside them."""
+    """The results in the book; None when missing, malformed, changed, or not of the notebook beside them."""
     page = root / "book" / "results" / arch / f"{notebook}.ipynb"
     try:
         results = read(page.with_suffix(".json"))
-        intact = results.notebook_digest == digest(nbformat.read(page, as_version=4))
-    except (ResultsError, FileNotFoundError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        same = results.notebook_digest == digest(read_page(page))
+    except (ResultsError, PageError):
         return None
-    return results if intact else None
+    return results if same and results.intact else None
 
 
 def held(notebook: str, arch: str, inputs: str, root: Path = ROOT) -> bool:

@@ -34,6 +34,14 @@ class Protocol:
     singles: bool
     rounds: int
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a size below one, or without a learning rate."""
+        for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items", "rank", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"rates are {list(self.rates)}, expected one or more numbers above 0")
+
     @property
     def batches(self) -> int:
         """Batches of training data, each seen once an epoch."""
@@ -46,7 +54,9 @@ class Protocol:
 
 
 def protocol_of(params: Mapping[str, Any]) -> Protocol:
-    """The protocol in a notebook's parameters."""
+    """The protocol in a notebook's parameters. Raises ValueError naming a parameter that is not possible."""
+    if len(params["band"]) != 2:
+        raise ValueError(f"band is {params['band']!r}, expected [first layer, layer after the last]")
     sizes = {
         name: params[name]
         for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items", "rounds")

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlalign_utils.book.pages.markdown import interval, number, table, text
+from vlalign_utils.book.pages.markdown import code, interval, number, table, text
 from vlalign_utils.evidence import plots
 from vlalign_utils.evidence.results import ResultsError
 from vlalign_utils.paths import write_atomic
@@ -106,7 +106,7 @@ def _scores(record: Record) -> list[str]:
         "## What it answers",
         "Score on held-out items of each [suite](suites.md), with a 95 % interval. The bar is what the last "
         "stage should reach; where it is chance, the score has to be clearly above it.",
-        table(["suite", *stages, "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),
+        table(["suite", *map(text, stages), "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),
     ]
 
 
@@ -122,11 +122,11 @@ def _training(arch: Architecture, record: Record) -> list[str]:
     ]
     columns = ["stage", "what learns", "steps", "examples", "batch", "parameters", "minutes"]
     data = [[text(name.replace("_", " ")), number(size)] for name, size in record.data.items()]
-    names = ", ".join(record.stages)
+    names = ", ".join(map(text, record.stages))
     return [
         "## How it was trained",
         f"From scratch, with seed {record.seed}, one stage after the other, by "
-        f"`make zoo CHAIN={Path(arch.model).name}`, on {text(record.device)}.",
+        f"{code(f'make zoo CHAIN={Path(arch.model).name}')}, on {text(record.device)}.",
         table(columns, "llrrrrr", trained),
         f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; "
         "every curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::",
@@ -145,7 +145,8 @@ def curves(record: Record, path: Path) -> None:
     for ax, (name, stage) in zip(axes, record.stages.items(), strict=False):
         steps, losses = zip(*stage.curve, strict=True)
         ax.plot(steps, losses, color=plots.look(name).colour)
-        ax.set(title=name, xlabel="step", ylabel="loss (nats)", ylim=(0, None))
+        ax.set_title(name, parse_math=False)
+        ax.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

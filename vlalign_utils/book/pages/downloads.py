@@ -24,7 +24,8 @@ def save(frame: pd.DataFrame, folder: Path, name: str, shown: str) -> str:
     if path.exists():
         raise ResultsError(f"two tables would be written to {file}; rename '{shown}'")
     write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
-    title = re.sub(r"[`<>|\\]", "", shown)  # a role's title has no escapes for these
+    # A role's title has no escapes for these.
+    title = " ".join(re.sub(r"[`<>|\\]", "", shown).split()) or file
     return f"{{download}}`{title} </{toc.GENERATED}/data/{file}>`"
 
 

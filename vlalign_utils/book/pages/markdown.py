@@ -19,7 +19,16 @@ class Interval(Protocol):
 
 def text(value: object) -> str:
     """One line of plain text, with everything that Markdown, MyST or HTML would read as markup escaped."""
-    return SPECIAL.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False))
+    escaped = SPECIAL.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False))
+    return re.sub(r"^(\d+)\.(?=\s|$)", r"\1\\.", escaped)  # else the first item of a list
+
+
+def code(value: object) -> str:
+    """A code span of one line, whatever backticks the text holds; not for a table, where bars divide."""
+    plain = " ".join(str(value).split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    room = " " if plain.startswith("`") or plain.endswith("`") else ""
+    return f"{fence}{room}{plain}{room}{fence}"
 
 
 def number(value: float) -> str:

@@ -80,8 +80,8 @@ def _run(size: str, run: dict[str, Any]) -> list[str]:
 
 
 def _plans(planned: dict[str, Any]) -> list[str]:
-    columns = list(planned["rows"][0])
-    cells = [[v if isinstance(v, str) else number(v) for v in row.values()] for row in planned["rows"]]
+    columns = [text(name) for name in planned["rows"][0]]
+    cells = [[text(v) if isinstance(v, str) else number(v) for v in row.values()] for row in planned["rows"]]
     return [
         "## What a fine-tune of a large model will hold",
         f"""GiB, computed by `plan` from a configuration before anything is loaded, not measured:

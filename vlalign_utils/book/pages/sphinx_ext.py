@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from vlalign_utils.book.pages import alt_text, mathml
 
@@ -14,6 +15,9 @@ MENDED = {
     'role="doc-biblioentry"': 'role="listitem"',  # docutils writes a role that ARIA 1.2 gave up
     ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
 }
+SEARCH = "linkEl.innerHTML = title;"
+# A parsed document runs and loads nothing.
+INERT = 'linkEl.textContent = new DOMParser().parseFromString(title, "text/html").body.textContent;'
 # Jupyter Book's own redirect has no language, no title and no link.
 REDIRECT = """<!doctype html>
 <html lang="en">
@@ -51,6 +55,16 @@ def _redirect(app: Sphinx, exception: Exception | None) -> None:
         Path(app.outdir, "index.html").write_text(page, encoding="utf-8")
 
 
+def _inert_search(app: Sphinx, exception: Exception | None) -> None:
+    """Sphinx's search writes the titles that it finds into the page as HTML: here they are text."""
+    if exception is None and app.builder.format == "html":
+        path = Path(app.outdir, "_static", "searchtools.js")
+        script = path.read_text(encoding="utf-8")
+        if script.count(SEARCH) != 1:
+            raise ExtensionError("searchtools.js of this Sphinx shows titles in another way: adapt SEARCH")
+        path.write_text(script.replace(SEARCH, INERT), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
     """Connect the parts; Sphinx calls this for the `extensions` entry of `_config.yml`."""
     mathml.setup(app)
@@ -58,4 +72,5 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     app.connect("source-read", _fold_code)
     app.connect("html-page-context", _mend_markup)
     app.connect("build-finished", _redirect)
+    app.connect("build-finished", _inert_search)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

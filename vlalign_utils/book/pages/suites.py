@@ -84,7 +84,7 @@ for captions). *At chance*: the interval of the score above chance reaches down 
 chapters count no effect on this suite for this chain.""",
         table(columns, f"l{'r' * (len(chains) + 2)}", rows),
         "Minutes of training, by stage:",
-        table(["chain", *chains[0].stages, "device"], f"l{'r' * len(chains[0].stages)}l", times),
+        table(["chain", *map(text, chains[0].stages), "device"], f"l{'r' * len(chains[0].stages)}l", times),
     ]
 
 
