@@ -1,7 +1,7 @@
 # The commands of this project; `make help` lists them. Needs Python 3.11, make and pip.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup book run zoo tune serve check test families bench lock clean
+.PHONY: help setup book run zoo tune serve check lint fast test families bench lock clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -29,8 +29,8 @@ help:
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava [DEVICE=cuda]        train an embedded model, from its last checkpoint"
 	@echo "make tune  ARCH=llava                     train every strategy of the chapter on tuning, resuming"
-	@echo "make check                                  lint, types, fast tests: ten minutes on two cores"
-	@echo "make test                                   check, every family, every notebook, every page in a browser"
+	@echo "make check                                  lint, types, fast tests: two minutes on two cores"
+	@echo "make test                                   check, slow tests, every family, notebook and page"
 	@echo "make bench [SIZE=tiny|small|7b] [ONLY=geometry] speed and memory against the usual ways, side by side"
 	@echo "make families                               try every model type of transformers, for the book"
 	@echo "make setup | lock | clean                   install; compile requirements.lock; remove what was built"
@@ -65,16 +65,22 @@ tune: $(READY)
 serve: $(READY)
 	@$(PY) -m vlalign_utils serve
 
+# Side by side, so that no core waits while mypy reads torch with the other.
 check: $(READY)
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line lint fast
+
+lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not notebooks and not html and not conformance"
+
+fast: $(READY)
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not notebooks and not html and not conformance"
 
 test: check
-	$(PY) -m pytest -n 2 --dist loadgroup -m conformance
+	$(PY) -m pytest -n 2 --dist loadgroup -m "slow or notebooks or conformance"
 	tests/html/setup.sh
-	$(PY) -m pytest -n 2 -m notebooks
 	@$(PY) -m vlalign_utils book --archs "$(ARCHS)" --cores $(CORES)
 	$(PY) -m pytest -m html
 

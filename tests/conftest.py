@@ -12,6 +12,15 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow the cases that `slow_except` does not name."""
+    for item in items:
+        fast, case = item.get_closest_marker("slow_except"), getattr(item, "callspec", None)
+        if fast and case and not any(f"{case.id}-".startswith(f"{name}-") for name in fast.args):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def checks_off() -> Iterator[None]:
     """Run without beartype, as users do: for errors of our own on arguments of a wrong type."""
@@ -43,3 +52,18 @@ def all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sweep, "evaluate", lambda vlm, items, size: Scores(np.ones(len(items)), np.ones(len(items)))
     )
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank pictures: for tests that draw hundreds of items and read what they say alone."""
+    import dataclasses
+
+    import numpy as np  # after the import hook
+
+    from vlalign_utils.data.kinds import KINDS
+    from vlalign_utils.data.render import SIDE
+
+    blank = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(KINDS, name, dataclasses.replace(kind, render=lambda subject: blank))

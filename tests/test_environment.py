@@ -38,3 +38,11 @@ def test_the_lock_pins_every_dependency_of_the_project_but_torch():
     locked = {line.split("==")[0] for line in LOCK}
     assert names - locked == {"torch"}
     assert all(re.fullmatch(r"[a-z0-9-]+==\S+", line) for line in LOCK)
+
+
+def test_what_make_check_leaves_out_make_test_runs():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    kinds = {line.split(":")[0] for line in settings["markers"]} - {"xdist_group", "slow_except"}
+    fast, *others = re.findall(r"-m pytest .*-m (\".+\"|\w+)$", MAKEFILE, re.MULTILINE)
+    assert set(re.findall(r"not (\w+)", fast)) == kinds
+    assert {kind for chosen in others for kind in chosen.strip('"').split(" or ")} == kinds

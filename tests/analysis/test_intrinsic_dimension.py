@@ -91,6 +91,7 @@ def test_gride_maximises_the_density_of_denti() -> None:
         assert value == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_dimension_of_independent_ratios() -> None:
     hits = []
     for seed in range(300):  # mu^-d of the neighbours 2 n1 and n1 is Beta(n1, n1)
@@ -101,6 +102,7 @@ def test_interval_covers_the_dimension_of_independent_ratios() -> None:
     assert np.mean(hits, axis=0).tolist() == pytest.approx([0.95] * 4, abs=0.04)
 
 
+@pytest.mark.slow
 def test_spread_over_new_items_is_that_of_the_docstring() -> None:
     found = []
     for seed in range(80):  # a flat torus has no edge

@@ -250,6 +250,7 @@ class TestFormulas:
             to_mathml(r"\nosuch{x}", block=False)
 
 
+@pytest.mark.slow
 class TestSuites:
     def test_every_suite_has_items_with_pictures_and_every_chain_its_scores(
         self, source: Path, tmp_path: Path
@@ -405,6 +406,7 @@ class TestDownloads:
             downloads.save(pd.DataFrame({"a": [2]}), tmp_path, "loss all", "loss all")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("build")  # the pages are built once, in one process
 class TestBuild:
     def test_every_page_is_there(self, pages: Path) -> None:

@@ -23,6 +23,7 @@ app = typer.Typer()
 app.command()(run)
 
 
+@pytest.mark.slow
 def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
     """The ways are checked against each other in there: a wrong result would end it."""
     out = tmp_path / speed.FOLDER
@@ -52,9 +53,9 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
         full, *others = [row for row in run["memory"] if row["way"].startswith(f"fine-tune {name}: ")]
         assert "full tuning" in full["way"]
         assert len(others) == 5
-        assert all(
-            row["share"] == pytest.approx(row["peak MiB"] / full["peak MiB"], abs=0.01) for row in others
-        )
+        for row in others:  # of peaks that are rounded to a tenth of a MiB
+            low, high = ((row["peak MiB"] - x) / (full["peak MiB"] + x) for x in (0.05, -0.05))
+            assert low - 1e-3 <= row["share"] <= high + 1e-3
         assert all(row["share, with weights"] >= row["share"] or row["share"] >= 1 for row in others)
     assert all(row["low"] <= row["times faster"] <= row["high"] for row in run["rows"])
     assert all(row["difference"] <= 1e-5 for row in run["rows"] if "difference" in row)
@@ -76,7 +77,8 @@ def test_memory_that_was_free_before_is_counted_too() -> None:
     del freed
     found = memory.peak(SIZES["tiny"], lambda: [torch.ones(2**17) for _ in range(128)])
     assert len(kept) == 8
-    assert found / memory.MIB == pytest.approx(64, abs=1)
+    # Without what was free it would be 4. Pages of a long process that come and go add or take a few more.
+    assert found / memory.MIB == pytest.approx(64, rel=0.1)
 
 
 def test_a_process_that_dies_while_it_is_measured_is_an_error() -> None:

@@ -35,6 +35,7 @@ def test_every_value_is_as_frequent_as_the_others(concept, drawn):
     assert count.total() == N
 
 
+@pytest.mark.slow_except("form", "word", "count")
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_same_arguments_give_the_same_items(concept, drawn):
     again = concept_items(concept, N, 5)
@@ -91,6 +92,7 @@ def test_labels_are_what_the_picture_was_drawn_from(drawn):
     assert all(item.scene.text == WORDS[item.labels["word"]] for item in drawn["word"])
 
 
+@pytest.mark.slow
 def test_captions_are_repeated_only_where_the_world_has_no_more():
     few = [item.caption["en"] for item in concept_items("digit", 100, 0)]
     assert len(set(few)) == 100

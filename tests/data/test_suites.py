@@ -13,7 +13,7 @@ ANSWERED = [name for name, suite in SUITES.items() if suite.metric != "caption"]
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name):
+def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name, no_pictures):
     items, again, other = (scoring.load(name, 30, seed) for seed in (1, 1, 2))
     assert len(items) == 30
     said = [(item.prompt, item.answer, item.caption) for item in items]
@@ -29,7 +29,7 @@ def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name):
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_answers_are_among_the_choices(name):
+def test_answers_are_among_the_choices(name, no_pictures):
     for item in scoring.load(name, 60):
         assert item.answer in item.choices
         assert len(set(item.choices)) == len(item.choices)
@@ -37,7 +37,7 @@ def test_answers_are_among_the_choices(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ANSWERED if name not in ("text", "compositional")])
-def test_no_blind_rule_beats_chance(name):
+def test_no_blind_rule_beats_chance(name, no_pictures):
     items = scoring.load(name, 1500, seed=5)
     named = defaultdict(Counter)
     for item in items:
@@ -60,7 +60,7 @@ def test_vision_centric_suites_are_those_that_pictures_alone_answer():
     assert seeing == ["attributes", "existence", "counting", "digits", "charts", "reading"]
 
 
-def test_yes_and_no_are_balanced():
+def test_yes_and_no_are_balanced(no_pictures):
     for name, topic in (("existence", "exists"), ("counting", "relation")):
         asked = [item for item in scoring.load(name, 600) if item.group == topic]
         yes = np.mean([item.answer in ("yes", "si") for item in asked])
@@ -68,7 +68,7 @@ def test_yes_and_no_are_balanced():
         assert len(asked) > 200
 
 
-def test_false_captions_change_one_attribute_and_are_as_rare_as_true_ones():
+def test_false_captions_change_one_attribute_and_are_as_rare_as_true_ones(no_pictures):
     rng = np.random.default_rng(0)
     seen = set()
     for scene in drawn("scenes", 300, rng, "test"):
@@ -87,14 +87,14 @@ def test_false_captions_change_one_attribute_and_are_as_rare_as_true_ones():
         assert item.choices[0] != item.choices[1]
 
 
-def test_the_chance_of_a_caption_is_that_of_another_picture_s():
+def test_the_chance_of_a_caption_is_that_of_another_picture_s(no_pictures):
     items = scoring.load("captions", 300)
     shuffled = [agreement(b.answer, a.answer).mean for a, b in zip(items, items[1:] + items[:1], strict=True)]
     (chance,) = {item.chance for item in items}
     assert chance == pytest.approx(np.mean(shuffled), abs=0.04)
 
 
-def test_text_holds_every_other_question_and_facts():
+def test_text_holds_every_other_question_and_facts(no_pictures):
     items = scoring.load("text", 300)
     groups = {item.group for item in items}
     assert {"colour", "exists", "count", "relation", "highest", "read", "digit", "kind", "owner"} <= groups

@@ -41,6 +41,7 @@ def sets_of(run: Run) -> list[list[Edit]]:
 
 
 @torch.no_grad()
+@pytest.mark.slow_except("1-1-2", "40-3-14", "None-14-4", "None-None-1", "40-1-3")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 14])
 @pytest.mark.parametrize("keep", [1, 3, 14, None])
 @pytest.mark.parametrize("budget", [1, 40, None])

@@ -158,6 +158,7 @@ class TestInterval:
         assert claims.RESAMPLES * (1 - claim_rules.level()) / 2 > 25
 
 
+@pytest.mark.slow
 class TestRates:
     """False verdicts where the truth is known, against their nominal rate by an exact binomial test."""
 

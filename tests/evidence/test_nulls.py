@@ -32,6 +32,7 @@ def test_half_samples_of_a_mean_have_its_standard_error() -> None:
     assert band.n == 200
 
 
+@pytest.mark.slow
 def test_half_samples_of_cka_are_as_wide_as_its_spread_over_new_items() -> None:
     def drawn(seed: int) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(rng(seed, "items").standard_normal((120, 3)))

@@ -209,6 +209,7 @@ def test_what_changes_while_the_store_is_open_is_no_state(tmp_path: Path) -> Non
         assert store.finished == {1, 2, 3, 4, 5, 6}
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_append_leaves_the_batch_out(tmp_path: Path) -> None:
     """Half of the shard is written, under a name that the next process clears away."""
     script = f"""
@@ -318,6 +319,7 @@ def capture_five(folder: Path, last: int = 99) -> tuple[dict[str, Tensor], int]:
     return states, forwards
 
 
+@pytest.mark.slow
 def test_a_killed_capture_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

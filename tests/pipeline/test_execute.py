@@ -97,7 +97,7 @@ def test_a_rerun_is_the_same_bytes_timing_aside(root):
     ("act", "message"),
     [
         ("raise", r'01_a \(tiny\) failed in cell 4, line 2, "seed / 0": ZeroDivisionError: division by zero'),
-        ("exit", r"01_a \(tiny\): its kernel died"),
+        pytest.param("exit", r"01_a \(tiny\): its kernel died", marks=pytest.mark.slow),
         ("no report", r"01_a \(tiny\) wrote no 01_a.json: its last cell must call report.save\(\)"),
     ],
 )
@@ -108,6 +108,7 @@ def test_a_run_that_fails_publishes_nothing_and_says_where(root, act, message):
     assert not leftovers(root)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_the_book_as_it_was_and_can_be_run_again(root):
     for name in ("01_a.ipynb", "01_a.json"):
         write_atomic(root / "book" / "results" / "tiny" / name, "published before")

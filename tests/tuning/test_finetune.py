@@ -162,6 +162,7 @@ class Cut(list):
         return super().__getitem__(i)
 
 
+@pytest.mark.slow_except("0-layers1-True", "2-layers2-False")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("layers", [(0,), (1, 2), (1, 3)])
 @pytest.mark.parametrize("rank", [0, 2])
@@ -299,6 +300,7 @@ def tuning_batches(vlm: VLM, rows: list[int]) -> list[Batch]:
     return list(batches(vlm, [ITEMS[row] for row in rows], batch_size=len(rows)))
 
 
+@pytest.mark.slow_except("True-strategy1")
 @pytest.mark.parametrize("strategy", [BAND, LORA])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_killed_run_resumes_to_the_same_weights(
@@ -497,6 +499,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_recorded(vlm: VLM,
         tuned(vlm)
 
 
+@pytest.mark.slow
 def test_strategies_see_the_same_batches_in_the_same_order(
     vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -612,6 +615,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_batches_train_as_one_does(vlm: VLM, tmp_path: Path) -> None:
     whole, expected = tuned(vlm, BAND, Budget(steps=6, lr=1e-3, accumulate=2))
     script = tmp_path / "shared.py"

@@ -3,7 +3,9 @@
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from tiny_models import build
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlalign_utils.tuning.memory_plan import Plan, _states, plan, table
 from vlalign_utils.tuning.strategies import Strategy, strategies, trained
@@ -76,20 +79,38 @@ class Real:
         return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values())
 
 
+class Ends(TorchDispatchMode):
+    """Marks in the profiler's record where each operation of a forward or backward pass has ended."""
+
+    NAME = "end of an operation"
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        with record_function(self.NAME):
+            return output
+
+
 def allocated(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes left when some work is done, and the most while it was, by torch's profiler of the allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    """Bytes left when some work is done, and the most between two operations, by the allocator's own record.
+
+    Within an operation the kernel that a library picks for this processor may take scratch memory (oneDNN
+    does, for bfloat16 where the processor multiplies it): that is no tensor, and no card has it.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, Ends():
         left = work()
     assert profiler.profiler is not None
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
+    now = most = ends = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+        elif event.name() == Ends.NAME:
+            most, ends = max(most, now), ends + 1
+    assert ends > 100  # of a forward, more with its backward
     del left
     return now, most
 
 
+@cache  # a plan is of shapes alone
 def planned(family: str, strategy: Strategy, **options: object) -> Plan:
     return plan(build(family)[0], strategy, BATCH, TOKENS, **options)  # type: ignore[arg-type]
 
@@ -115,6 +136,7 @@ def test_activations_of_a_band_are_what_autograd_saves(family: str, dtype: torch
     assert expected.activations + expected.loss == pytest.approx(Real(family, BAND, dtype).saved(), rel=0.01)
 
 
+@pytest.mark.slow_except("True-llava", "False-gemma3", "True-qwen3_vl")
 @FAMILIES
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_step_of_a_band_takes_what_the_allocator_says(family: str, checkpointing: bool) -> None:
@@ -128,6 +150,7 @@ def test_a_step_of_a_band_takes_what_the_allocator_says(family: str, checkpointi
     assert expected.step == pytest.approx(most, rel=0.06)
 
 
+@pytest.mark.slow_except("llava-True")
 @pytest.mark.parametrize(
     ("family", "checkpointing"), [("llava", True), ("qwen3_vl", False), ("gemma3", True)]
 )

@@ -160,6 +160,7 @@ def test_a_ratio_is_that_of_the_claims_at_95_percent(monkeypatch):
     assert outcomes.ratio(above, below - 1) is None
 
 
+@pytest.mark.slow
 def test_rank_correlation_is_scipys_seed_by_seed():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 3))

@@ -64,12 +64,14 @@ def found(chain, tmp_path_factory):
     return result, kept
 
 
+@pytest.mark.slow
 def test_every_strategy_is_there_for_every_seed(found):
     names = ["full", "band", "early", "late", "complement", "uniform", "connector", "random", "top"]
     assert set(found[0].found) == {*names, "band, connector", "band, LoRA", "early, LoRA", "late, LoRA"}
     assert all([r["seed"] for r in runs] == [0, 1] for runs in found[0].found.values())
 
 
+@pytest.mark.slow
 def test_equal_sizes_are_equal(found, chain):
     parameters = {name: runs[0]["parameters"] for name, runs in found[0].found.items()}
     layers = {name: len(runs[0]["layers"]) for name, runs in found[0].found.items()}
@@ -87,6 +89,7 @@ def test_random_layers_are_drawn_anew_for_every_seed():
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
 def test_rates_are_chosen_by_the_lower_loss(found):
     tried = [r for r in found[1].used.values() if r["what"] == "rate" and r["strategy"] == "full"]
     assert sorted(r["lr"] for r in tried) == [1e-4, 1e-3]
@@ -144,6 +147,7 @@ def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
     taken = found[0].timing
     assert (taken["steps"], taken["epochs"], taken["rounds"]) == (2, 2, 2)
@@ -157,6 +161,7 @@ def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
     assert turns == [s.name for s in chosen] * 2
 
 
+@pytest.mark.slow
 def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
     monkeypatch.setattr(timing, "tune", None)
     again = study.study(*chain, SMALL, found[1])
@@ -173,6 +178,7 @@ def test_seeds_draw_other_questions_in_another_order(chain):
     )
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_suites(found, chain):
     exam = found[0].exam
     assert list(exam) == [*sizes.vision_suites(), "text"]
@@ -180,6 +186,7 @@ def test_scores_are_those_of_the_suites(found, chain):
     assert found[0].aligned["correct"]["digits"] == expected.tolist()
 
 
+@pytest.mark.slow
 def test_importance_is_the_loss_when_a_layer_is_put_back(found, chain):
     aligned, tuned = chain
     items = [
@@ -222,6 +229,7 @@ def test_committed_records_are_those_of_the_registry(arch):
     assert {r["seed"] for r in several} == set(range(protocol.seeds))
 
 
+@pytest.mark.slow
 def test_a_committed_run_is_the_same_when_trained_again(chain):
     """The cheapest one. Small differences between processors may tip an answer or two."""
     records = [json.loads(line) for line in committed("mllama").read_text().splitlines()]

@@ -99,6 +99,7 @@ fit(task, SCHEDULE, batches, accelerator, Path({path!r}), "t", muon_and_adamw)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_rows_train_as_one_does(tmp_path):
     whole, _ = train(tmp_path / "whole.ckpt")
     script, path = tmp_path / "shared.py", str(tmp_path / "shared.ckpt")

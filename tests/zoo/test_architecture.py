@@ -27,6 +27,7 @@ from vlalign_utils.zoo.recipe import Recipe, read_recipe
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 SIDE, GRID = 48, 6  # pixels, tokens
+pytestmark = pytest.mark.slow_except("llava", "mllama")
 
 
 def recipe_of(family: str) -> Recipe:

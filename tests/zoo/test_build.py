@@ -17,10 +17,10 @@ from vlalign_utils.zoo import bars, chat_data, stages
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
-# A chain is built once, in one process.
+# A chain is built once, in one process; only the first of them is among the fast tests.
 CHAINS = {
-    name: pytest.param(name, marks=pytest.mark.xdist_group(name))
-    for name in ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
+    name: pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if i else [])])
+    for i, name in enumerate(("llava", "qwen3vl", "gemma3", "idefics3", "mllama"))
 }
 # One without and one with layers that are trained in between: the loop is the same for all.
 RESUMED = [CHAINS["llava"], CHAINS["mllama"]]
@@ -89,6 +89,7 @@ def test_the_record_holds_curves_sizes_and_scores(chain):
             assert suite["informative"] in (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", RESUMED, indirect=True)
 def test_a_killed_build_resumes_to_the_same_weights(chain, tmp_path, monkeypatch):
     """Killed in the last stage after one of its steps."""

@@ -1,7 +1,7 @@
 """What a suite is: seeded, held-out items, each scored by one of three metrics, with a twin in text alone."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -69,24 +69,30 @@ def about(kind: str, ask: Ask) -> Make:
     Chance is what the best blind rule scores: to name always the same of the choices of a topic.
     """
 
-    def questions(n: int, rng: np.random.Generator, split: Split) -> Iterator[tuple[Any, Question]]:
-        for subject in drawn(kind, n, rng, split):
+    def questions(subjects: Iterable[Any], rng: np.random.Generator) -> Iterator[tuple[Any, Question]]:
+        for subject in subjects:
             yield subject, ask(subject, LANGUAGES[rng.integers(2)], rng)
 
     @cache
     def blind() -> dict[tuple[str, int], float]:
+        rng = np.random.default_rng(0)
         named: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)
-        for _, question in questions(BLIND, np.random.default_rng(0), "test"):
+        for _, question in questions(_pool(kind, int(rng.integers(2**31))), rng):
             named[_rule(question)][question.choices.index(question.answer)] += 1
         return {rule: max(count.values()) / count.total() for rule, count in named.items()}
 
     def make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
         return [
             replace(item_of(KINDS[kind], subject, question), guess=blind().get(_rule(question)))
-            for subject, question in questions(n, rng, split)
+            for subject, question in questions(drawn(kind, n, rng, split), rng)
         ]
 
     return make
+
+
+@cache  # suites about one kind of picture ask about the same ones
+def _pool(kind: str, seed: int) -> tuple[Any, ...]:
+    return tuple(KINDS[kind].draw(BLIND, seed, "test"))
 
 
 def _rule(question: Question) -> tuple[str, int]:
