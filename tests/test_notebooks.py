@@ -7,6 +7,7 @@ The quick runs are shared between test processes: one runs a notebook, the other
 import base64
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def test_a_quick_run_passes_strict_nbval_and_reports_the_same(project, tmp_path,
     kept = ("timing", "params", "input_hash", "notebook_digest", "content_digest")
     again = read(by_hand).model_copy(update={name: getattr(measured, name) for name in kept})
     assert again.dumps() == measured.dumps()
+    assert 2 <= len(measured.findings) <= 4
+    shown = nbformat.read(page, as_version=4)
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in shown.cells)
+    printed = [o.text for cell in shown.cells for o in cell.get("outputs", []) if o.output_type == "stream"]
+    assert not any(re.search(r": \d+/\d+$", text, re.MULTILINE) for text in printed)
 
 
 # "Byte for byte" aside from timing: the digest covers all but the outputs of timing cells.

@@ -12,14 +12,26 @@ from threading import Thread
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from docutils.utils.math import MathError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from safetensors.torch import save_file
 
 from vlalign_utils.book import serve, toc
 from vlalign_utils.book.build import BookError, build, check_complete, check_toc
-from vlalign_utils.book.pages import card, claims_page, downloads, front, suites, verdicts
+from vlalign_utils.book.pages import (
+    card,
+    chapter,
+    claims_page,
+    downloads,
+    front,
+    headline,
+    scale,
+    suites,
+    verdicts,
+)
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.book.pages.mathml import to_mathml
 from vlalign_utils.evidence import claim_rules, claims
@@ -123,12 +135,19 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
         notebook_digest=digest(executed),
         quick=quick,
         values={"a_b": value} | ({HOSTILE: value} if arch == "hub" else {}),
+        findings=[f"On {arch} <i>a</i> is 0.3 [0.2, 0.4].", "No difference is shown."],
         claims={name: claims.judge(claim_rules.claim(name), found) for name, found in JUDGED.items()}
         if arch == "tiny"
         else {},
         tables={
             "entry": Table(
-                columns=columns, rows=[["tuned", 0.0, 0.1, 0.0, 0.2], ["tuned", 1.0, 0.3, 0.2, 0.4]]
+                columns=columns,
+                rows=[
+                    ["tuned", 0.0, 0.1, 0.0, 0.2],
+                    ["tuned", 1.0, 0.3, 0.2, 0.4],
+                    ["shuffled pairs", 0.0, 0.05, 0.0, 0.1],
+                    ["shuffled pairs", 1.0, 0.06, 0.0, 0.1],
+                ],
             )
         }
         | ({HOSTILE: Table(columns=[HOSTILE], rows=[[HOSTILE]])} if arch == "hub" else {}),
@@ -150,7 +169,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish(root, COMPARISON, "90_comparison")
     (root / "zoo" / "tiny").mkdir(parents=True)
     (root / "zoo" / "tiny" / "record.json").write_text(json.dumps(RECORD))
+    sized(root / "zoo" / "tiny" / "tuned", 1_250_000)
     return root
+
+
+def sized(folder: Path, weights: int, layers: int = 8, tokens: int = 215) -> None:
+    """The files of a checkpoint, as far as its scale is read from them."""
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "num_hidden_layers": layers, "vocab_size": tokens}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"a": torch.zeros(weights - 50), "b": torch.zeros(5, 10)}, folder / "model.safetensors")
 
 
 @pytest.fixture
@@ -206,6 +234,176 @@ class TestComplete:
         publish(root, "tiny", "03_geometry", quick=True)
         with pytest.raises(BookError, match="quick size"):
             check_complete(registry.load(root), root)
+
+    def test_refuses_a_chapter_without_findings(self, root: Path) -> None:
+        path = root / "book" / "results" / "tiny" / "03_geometry.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "findings": []}))
+        with pytest.raises(BookError, match=r"states no findings.*make run ARCH=tiny NB=03_geometry"):
+            check_complete(registry.load(root), root)
+
+
+class TestScale:
+    """Sizes come from the files; what is not here, or was not trained here, is said."""
+
+    def test_one_model(self, source: Path) -> None:
+        tiny, hub = registry.load(source).architectures.values()
+        assert scale.of(tiny, source) == scale.Scale(1_250_000, 8, 215, False)  # no record of its tuned stage
+        assert scale.about_one(tiny, source) == (
+            "Measured on Tiny <b>* one: 1.2 million weights, 8 decoder layers, a vocabulary of 215 tokens; "
+            "not trained from scratch by this project."
+        )
+        assert scale.about_one(hub, source) == (
+            "Measured on Hub: someone/else, a model that this project did not train."
+        )
+
+    def test_all_models(self, source: Path) -> None:
+        assert scale.about_all(registry.load(source), source) == (
+            "Measured on 2 models: 1.2 million weights, 8 decoder layers, a vocabulary of 215 tokens. "
+            "The size of Hub is not on record here. What is found in models as small as these need not "
+            "hold in models of billions of weights."
+        )
+
+    def test_models_trained_here_from_several_seeds(self, tmp_path: Path) -> None:
+        entries = """
+notebooks: [03_geometry]
+comparison: 90_comparison
+architectures:
+  one: {title: One, description: D, model: zoo/one, stages: [base, tuned]}
+  two: {title: Two, description: D, model: zoo/two, stages: [base, tuned]}
+  one-1: {title: Again, description: D, model: zoo/one-1, stages: [base, tuned], repeats: one}
+"""
+        (tmp_path / "architectures.yml").write_text(entries)
+        sizes = {"one": (900_000, 8, 215), "two": (1_810_000, 16, 1218), "one-1": (900_000, 8, 215)}
+        for name, size in sizes.items():
+            sized(tmp_path / "zoo" / name / "tuned", *size)
+            stages = {stage: RECORD["stages"]["base"] for stage in ("vision", "base", "tuned")}
+            record = {**RECORD, "stages": stages}
+            (tmp_path / "zoo" / name / "record.json").write_text(json.dumps(record))
+        assert scale.about_all(registry.load(tmp_path), tmp_path).startswith(
+            "Measured on 2 models (One from 2 seeds), trained from scratch by this project: 900.0 "
+            "thousand to 1.8 million weights, 8 to 16 decoder layers, a vocabulary of 215 to 1,218 tokens."
+        )
+        (tmp_path / "zoo" / "two" / "record.json").unlink()
+        told = scale.about_all(registry.load(tmp_path), tmp_path)
+        assert "2 models (One from 2 seeds), 1 of them trained from scratch by this project:" in told
+
+    def test_this_book_names_the_scale_of_its_models(self) -> None:
+        told = scale.about_all(registry.load(), ROOT)
+        assert re.search(
+            r"5 models \(LLaVA style from 3 seeds\), trained from scratch by this project: 1\.", told
+        )
+        assert "million weights" in told
+        assert "a vocabulary of 215 to 218 tokens" in told
+
+
+HIGHER, LOWER, NEAR = INSIDE, OUTSIDE, ACROSS
+
+
+class TestHeadline:
+    """Three sentences in correct English whatever came out."""
+
+    ENTRIES = registry.Registry.model_validate(
+        {
+            "notebooks": ["03_geometry"],
+            "comparison": "90_comparison",
+            "architectures": {
+                name: {
+                    "name": name,
+                    "title": name.upper(),
+                    "description": "D",
+                    "model": "m",
+                    "notebooks": ["03_geometry"],
+                    "repeats": "a" if name == "a-1" else None,
+                }
+                for name in ("a", "b", "c", "a-1")
+            },
+        }
+    )
+
+    @staticmethod
+    def judged(name: str, *intervals: Interval | None, seeds: int = 9) -> claim_rules.Verdict:
+        claim = claim_rules.claim(name)
+        return claims.judge(claim, dict(zip(claim.conditions, intervals, strict=True)), seeds)
+
+    def told(self, **found: dict[str, claim_rules.Verdict | None]) -> list[str]:
+        known = claim_rules.load()
+        none = dict.fromkeys(self.ENTRIES.architectures)
+        by_claim = {name: {**none, **found.get(name.replace("-", "_"), {})} for name in known}
+        return headline.sentences(known, by_claim, self.ENTRIES)
+
+    def test_nothing_was_tested(self) -> None:
+        assert self.told() == [headline.NOTHING]
+
+    def test_all_alike_in_all(self) -> None:
+        low = self.judged("bypass", LOWER, HIGHER)
+        (told,) = self.told(bypass={"a": low, "b": low, "c": low, "a-1": low})
+        assert told == (
+            "“Visual features pass the early layers by; the model works on them in the middle” is "
+            "contradicted in all 3 models; loss in the middle minus early is −0.300 [−0.310, −0.290], N = "
+            "400, in A, and from −0.300 to −0.300 over all 3."
+        )
+
+    @pytest.mark.parametrize(
+        ("outcomes", "says"),
+        [
+            ((LOWER, LOWER, HIGHER), "is contradicted in 2 of 3 models and supported in 1; loss"),
+            (
+                (LOWER, NEAR, HIGHER),
+                "is supported in 1 of 3 models, contradicted in 1 and undecided in 1; loss",
+            ),
+            ((NEAR, NEAR, NEAR), "is undecided in all 3 models; loss in the middle minus early is 0.000 ["),
+            ((HIGHER, HIGHER, None), "is supported in both models that it was tested on; loss"),
+            ((NEAR, None, None), "is undecided in the one model that it was tested on; loss"),
+        ],
+    )
+    def test_any_mixture(self, outcomes: tuple[Interval | None, ...], says: str) -> None:
+        found = {
+            name: None if interval is None else self.judged("bypass", interval, HIGHER)
+            for name, interval in zip("abc", outcomes, strict=True)
+        }
+        (told,) = self.told(bypass=found)
+        assert says in told
+        assert told.endswith(".")
+
+    def test_the_most_decided_come_first_and_three_at_most(self) -> None:
+        near = self.judged("entry", Interval(0.2, 0.1, 0.3, 9), HIGHER)
+        low = self.judged("bypass", LOWER, HIGHER)
+        few = self.judged("frozen-core", HIGHER, seeds=1)
+        core = self.judged("semantic-core", None, NEAR, NEAR, NEAR)
+        told = self.told(
+            entry={"a": near}, bypass={"a": low}, frozen_core={"a": few, "b": few}, semantic_core={"a": core}
+        )
+        assert [sentence.split()[0] for sentence in told] == ["“Visual", "“Image", "“A"]
+        assert "undecided in the one model" in told[1]
+        assert len(told) == headline.SENTENCES
+
+    def test_few_seeds_and_what_could_not_be_measured(self) -> None:
+        few = self.judged("frozen-core", HIGHER, seeds=1)
+        (told,) = self.told(frozen_core={"a": few, "b": few})
+        assert "in both models that it was tested on; too few seeds (1 of 3); score, band minus" in told
+        lost = self.judged("frozen-core", None)
+        assert self.told(frozen_core={"a": lost})[0].endswith("could not be measured.")
+
+
+class TestChapter:
+    def test_title_findings_and_scale_open_the_page(self, source: Path) -> None:
+        page = "book/results/tiny/03_geometry"
+        notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
+        chapter.compose(notebook, page, registry.load(source), source)
+        lines = notebook.cells[0].source.splitlines()
+        assert lines[0] == "# On tiny: Tiny &lt;b&gt;\\* one"
+        assert "- On tiny &lt;i&gt;a&lt;/i&gt; is 0.3 \\[0.2, 0.4\\]." in lines
+        assert any(line.startswith("Measured on Tiny") for line in lines)
+        assert lines.index("::::") < next(i for i, line in enumerate(lines) if line.startswith("Overlap"))
+        folded = ["hide-input" in cell.metadata.tags for cell in notebook.cells if cell.cell_type == "code"]
+        assert folded == [False, True, True]
+
+    def test_the_comparison_names_no_model(self, source: Path) -> None:
+        page = f"book/results/{COMPARISON}/90_comparison"
+        notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
+        chapter.compose(notebook, page, registry.load(source), source)
+        assert notebook.cells[0].source.startswith("# On comparison\n")
+        assert "Measured on 2 models" in notebook.cells[0].source
 
 
 class TestMarkdown:
@@ -295,7 +493,14 @@ class TestCard:
 
 def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
     front.write(registry.load(source), tmp_path, source)
-    assert "hub: highest, 0.30, at depth 1.00" in (tmp_path / "picture.md").read_text()
+    figure = (tmp_path / "picture.md").read_text()
+    assert "hub: highest, 0.30, at depth 1.00, its control 0.06" in figure
+    assert "shuffled pairs" in figure
+    told = (tmp_path / "headline.md").read_text()
+    assert told.count("\n- ") == 2  # of the claims that its chapter judges
+    assert "is supported in the one model that it was tested on" in told
+    assert "99.44 \\%" in told
+    assert "Measured on 2 models" in told
     summary = (tmp_path / "summary.md").read_text()
     assert "| a\\_b | −0.25\xa0\\[−0.30,\xa0−0.20\\] |  | 400 |" in summary
     assert "[](/book/results/hub/03_geometry.ipynb)" in summary
@@ -393,7 +598,7 @@ class TestDownloads:
             assert f"{{download}}`entry </_generated/data/{arch}-03_geometry-entry.csv>`" in page
         table = pd.read_csv(tmp_path / "data" / "tiny-03_geometry-entry.csv")
         assert table.columns.tolist() == ["curve", "depth", "value", "low", "high"]
-        assert table.value.tolist() == [0.1, 0.3]
+        assert table.value.tolist() == [0.1, 0.3, 0.05, 0.06]
         values = pd.read_csv(tmp_path / "data" / "comparison-90_comparison-values.csv")
         assert values.drop(columns="chance").values.tolist() == [["a_b", -0.25, -0.3, -0.2, 400]]
 
@@ -444,6 +649,19 @@ class TestBuild:
         page = read(pages, "book/results/tiny/03_geometry.html")
         alternatives = re.findall(r'<img alt="([^"]*)"', page)
         assert alternatives == ["Figure: Curves", "Overlap."]
+
+    def test_titles_name_the_model_and_findings_come_first(self, pages: Path) -> None:
+        page = read(pages, "book/results/tiny/03_geometry.html")
+        assert re.search(r"<title>On tiny: Tiny &lt;b&gt;\* one &#8212;", page)
+        assert page.index("On tiny &lt;i&gt;a&lt;/i&gt; is 0.3 [0.2, 0.4].") < page.index("Overlap")
+        assert "On tiny: Tiny &lt;b&gt;* one" in read(pages, "book/index.html")  # the sidebar
+        for name in (
+            "book/index",
+            "book/methods",
+            "_generated/claims",
+            "book/results/comparison/90_comparison",
+        ):
+            assert "Measured on 2 models: 1.2 million weights" in read(pages, f"{name}.html"), name
 
     def test_code_is_folded_but_for_the_parameters(self, pages: Path) -> None:
         assert read(pages, "book/results/tiny/03_geometry.html").count("<summary") == 2  # of three code cells

@@ -136,3 +136,12 @@ def test_scaling_keeps_the_items() -> None:
 def test_interval_prints_three_decimals() -> None:
     assert str(intervals.wilson(1, 2)) == "0.500 [0.095, 0.905]"
     assert str(intervals.Interval(-1e-9, -0.25, 0.0, 5)) == "0.000 [-0.250, 0.000]"
+
+
+def test_a_null_band_is_the_middle_of_its_draws():
+    drawn = np.random.default_rng(0).random((1000, 3))
+    band = intervals.null_band(drawn)
+    assert band.n == 1000
+    assert band.value == pytest.approx(drawn.mean(axis=0))
+    assert band.low == pytest.approx(np.percentile(drawn, 2.5, axis=0))
+    assert band.high == pytest.approx(np.percentile(drawn, 97.5, axis=0))

@@ -98,6 +98,18 @@ def test_a_curve_is_drawn_with_its_interval() -> None:
     assert shaded[:, 1].max() == pytest.approx(band.high.max())
 
 
+def test_a_control_is_grey_with_the_dash_of_its_curve_and_named_once() -> None:
+    _, (ax,) = plots.figure()
+    bands = {"image": curve(), "text": curve()}
+    plots.curves(ax, bands)
+    plots.controls(ax, bands)
+    for line, other in zip(ax.lines[:2], ax.lines[2:], strict=True):
+        assert other.get_color() == plots.MUTED
+        assert (other.get_linestyle(), other.get_marker()) == (line.get_linestyle(), line.get_marker())
+        assert other.get_ydata() == pytest.approx(line.get_ydata())
+    assert [entry.get_text() for entry in ax.get_legend().get_texts()] == ["image", "text", "control"]
+
+
 def test_a_grid_that_begins_at_layer_1_says_so() -> None:
     _, (ax,) = plots.figure()
     shown = plots.heat(ax, np.eye(9)[:, 1:], "tuned", (0.0, 1.0), mark=(3, 0), first_column=1)

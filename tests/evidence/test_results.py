@@ -191,3 +191,23 @@ def test_a_damaged_file_is_one_sentence(published, damage):
     published.mkdir()
     with pytest.raises(ResultsError, match="cannot be read: Is a directory"):
         results.read(published)
+
+
+def test_findings_are_kept_in_order_and_are_whole_sentences(report):
+    report.finding("One is 0.5 [0.4, 0.6], N = 3: more.")
+    report.finding("Another.")
+    assert results.read(report.save()).findings == ["One is 0.5 [0.4, 0.6], N = 3: more.", "Another."]
+    for wrong in ("no end", "two\nlines.", ""):
+        with pytest.raises(ResultsError, match="one line that ends with a full stop"):
+            report.finding(wrong)
+    with pytest.raises(ResultsError, match="reported twice in 02_probing"):
+        report.finding("Another.")
+
+
+def test_values_are_shown_at_three_decimals(report):
+    report.value("a", 0.51234567, 0.4, 0.6, 10, chance=0.25)
+    report.value("b", -0.1, -0.2, 0.0, 5)
+    assert report.shown().values.tolist() == [
+        ["a", "0.512 [0.400, 0.600]", 10, "0.250"],
+        ["b", "-0.100 [-0.200, 0.000]", 5, ""],
+    ]

@@ -2,10 +2,12 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from vlalign_utils.inference.progress import progress
+from vlalign_utils.pipeline.execute import kernel_environment
 
 
 class Terminal(io.StringIO):
@@ -28,28 +30,36 @@ def slow(batches: list[list[int]]) -> Iterator[list[int]]:
 
 def test_prints_one_line_that_never_changes(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(range(3), "layers")) == [0, 1, 2]
-    assert capsys.readouterr().out == "layers: 3/3\n"
+    assert capsys.readouterr().err == "layers: 3/3\n"
 
 
 def test_total_may_be_given_for_a_generator(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(progress((n for n in range(3)), "layers", total=3)) == 3
-    assert capsys.readouterr().out == "layers: 3/3\n"
+    assert capsys.readouterr().err == "layers: 3/3\n"
 
 
 def test_a_loop_left_early_claims_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in progress(range(3), "layers"):
         break
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_page_has_no_line_at_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", kernel_environment(tmp_path)["TQDM_DISABLE"])
+    assert list(progress(range(3), "layers")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_batches_count_by_their_items(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress([[1, 2], [3]], "items", size=len))
-    assert capsys.readouterr().out == "items: 3/3\n"
+    assert capsys.readouterr().err == "items: 3/3\n"
 
 
 def test_a_resumed_loop_prints_what_a_whole_one_does(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress(iter([[3]]), "items", total=3, size=len, done=2))
-    assert capsys.readouterr().out == "items: 3/3\n"
+    assert capsys.readouterr().err == "items: 3/3\n"
 
 
 def test_a_terminal_shows_rate_and_remaining_time_in_items(

@@ -102,7 +102,7 @@ def test_result_is_plain_float32_without_a_graph(vlm: VLM) -> None:
 
 def test_progress_is_one_line(vlm: VLM, capsys: pytest.CaptureFixture[str]) -> None:
     collect(vlm, PROMPTS, None, ["last"], batch_size=2, label="captions")
-    assert capsys.readouterr().out == "captions: 4/4\n"
+    assert capsys.readouterr().err == "captions: 4/4\n"
 
 
 @each_family

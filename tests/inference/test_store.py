@@ -335,7 +335,7 @@ def test_a_killed_capture_goes_on_where_it_stopped(
     for group in ("image", "random:image"):
         assert torch.equal(resumed[group], whole[group])
         assert torch.equal(read[group], whole[group])
-    assert capsys.readouterr().out == 3 * "states: 5/5\n"
+    assert capsys.readouterr().err == 3 * "states: 5/5\n"
 
 
 def test_a_damaged_batch_is_captured_again_and_no_other(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from vlalign_utils.pipeline.normalise import WIDGET, PageError, check_size, digest, normalise
+from vlalign_utils.pipeline.normalise import WIDGET, PageError, check_size, digest, merged, normalise
 from vlalign_utils.pipeline.page_markup import check_markup
 
 V4 = nbformat.v4
@@ -39,12 +39,37 @@ def test_streams_read_as_on_a_screen():
     assert [output.text for output in outputs] == ["100%\nsaved o.txt in .\n"]
 
 
-def test_the_run_s_own_folder_leaves_the_injected_cell():
-    folder = 'out_dir = "/a/run-x"'
-    both = executed(source=f"# Parameters\nseed = 1\n{folder}", tags=["injected-parameters"])
-    assert normalise(both, PATHS).cells[1].source == "# Parameters\nseed = 1"
-    alone = executed(source=f"# Parameters\n{folder}", tags=["injected-parameters"])
-    assert len(normalise(alone, PATHS).cells) == 1
+DEFAULTS = 'arch = "llava"\nout_dir = ""\nband = [\n    2,\n    5,\n]  # layers [first, stop), é\nseed = 0'
+
+
+def test_the_parameters_are_one_cell_with_the_values_in_use():
+    cells = [
+        V4.new_markdown_cell("# T"),
+        V4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]}),
+        V4.new_code_cell(
+            '# Parameters\nband = [3, 6]\narch = "é"\nout_dir = "/a/run-x"\n',
+            metadata={"tags": ["injected-parameters"]},
+        ),
+        V4.new_code_cell("x"),
+    ]
+    notebook = normalise(V4.new_notebook(cells=cells), PATHS)
+    assert [cell.source for cell in notebook.cells[1:]] == [
+        'arch = "é"\nout_dir = ""\nband = [3, 6]  # layers [first, stop), é\nseed = 0',
+        "x",
+    ]
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+
+
+def test_a_notebook_without_injected_values_keeps_its_defaults():
+    notebook = V4.new_notebook(cells=[V4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]})])
+    assert normalise(notebook, PATHS).cells[0].source == DEFAULTS
+
+
+def test_an_injected_value_must_have_its_parameter():
+    with pytest.raises(PageError, match="does not have: sede"):
+        merged(DEFAULTS, "sede = 1")
+    with pytest.raises(PageError, match="no cell tagged 'parameters'"):
+        normalise(executed(source="seed = 1", tags=["injected-parameters"]), PATHS)
 
 
 def test_digest_ignores_outputs_of_timing_cells_only():

@@ -14,10 +14,12 @@ from vlalign_utils.book.pages import (
     downloads,
     families,
     front,
+    scale,
     speed,
     suites,
     verdicts,
 )
+from vlalign_utils.book.pages.markdown import text
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.pipeline import registry, staleness
 from vlalign_utils.pipeline.registry import COMPARISON, Registry
@@ -28,14 +30,19 @@ class BookError(RuntimeError):
 
 
 def check_complete(entries: Registry, root: Path = ROOT) -> None:
-    """Raise BookError naming every chapter without complete, full-size results, and the command to run."""
+    """Raise BookError naming every chapter without complete, full-size results and findings."""
     archs = entries.architectures.values()
     chapters = [(arch.name, notebook) for arch in archs for notebook in arch.notebooks]
     problems = []
     for arch, notebook in [*chapters, (COMPARISON, entries.comparison)]:
         results = staleness.published(notebook, arch, root)
-        if results is None or results.quick:
-            why = "was executed at quick size" if results else "is missing, or its JSON is not of this run"
+        if results is None:
+            why = "is missing, or its JSON is not of this run"
+        elif results.quick:
+            why = "was executed at quick size"
+        else:
+            why = "" if results.findings else "states no findings: an older notebook wrote it"
+        if why:
             page = f"{toc.chapter(arch, notebook)}.ipynb"
             problems.append(f"{page} {why}; run: make run ARCH={arch} NB={notebook}")
     if problems:
@@ -57,6 +64,7 @@ def generate(entries: Registry, root: Path = ROOT) -> None:
     for arch in entries.architectures.values():
         card.write(arch, folder, root)
     front.write(entries, folder, root)
+    write_atomic(folder / "scale.md", f"{text(scale.about_all(entries, root))}\n")
     verdicts.write(entries, folder, root)
     claims_page.write(entries, folder, root)
     downloads.write(entries, folder, root)

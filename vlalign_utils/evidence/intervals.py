@@ -182,3 +182,9 @@ def permutation_null(
     drawn = np.stack([statistic(stream.permutation(n)) for _ in range(permutations)])
     p = (1 + (drawn >= observed).sum(axis=0)) / (1 + permutations)
     return Null(observed, drawn.mean(axis=0), np.quantile(drawn, 0.95, axis=0), np.asarray(p), permutations)
+
+
+def null_band(drawn: Float[np.ndarray, "permutations points"]) -> Band:
+    """What a curve is worth by chance: mean and middle 95 % of its permuted versions; N counts them."""
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return Band(drawn.mean(axis=0), low, high, len(drawn))

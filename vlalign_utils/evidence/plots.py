@@ -82,9 +82,9 @@ def figure(
     Axes come row by row.
     """
     plt.style.use(STYLE)
-    _small_pages()
     across = width or {1: 5.4, 2: 4.8}.get(columns, 3.6)
     fig, axes = plt.subplots(rows, columns, figsize=(across * columns, height * rows), squeeze=False)
+    _small_pages()
     return fig, list(axes.flat)
 
 
@@ -122,6 +122,22 @@ def curves(
     ax.set_xlabel(x_label)
     if x is None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend()
+
+
+def controls(
+    ax: Axes, bands: Mapping[str, Band], x: Sequence[float] | np.ndarray | None = None, name: str = "control"
+) -> None:
+    """The control beside each curve of these names: grey, dashed and marked as the curve is, in one entry.
+
+    Call it after `curves`, with the same names in the same order.
+    """
+    for position, (curve, band) in enumerate(bands.items()):
+        points = np.arange(len(band.value)) if x is None else np.asarray(x)
+        _, dash, marker = look(curve, position)
+        style: dict[str, Any] = {"linestyle": dash, "marker": marker, "markersize": 3, "linewidth": 1}
+        ax.plot(points, band.value, color=MUTED, label=None if position else name, **style)
+        ax.fill_between(points, band.low, band.high, color=MUTED, alpha=0.18, linewidth=0)
     ax.legend()
 
 

@@ -79,6 +79,7 @@ class Results(_Strict):
     values: dict[str, Estimate] = {}
     tables: dict[str, Table] = {}
     claims: dict[str, claim_rules.Verdict] = {}
+    findings: list[str] = []
     timing: dict[str, FiniteFloat] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -250,6 +251,26 @@ class Report:
         verdict = claims.judge(known, stored, seeds)
         self.results.claims[name] = verdict
         return verdict
+
+    def finding(self, sentence: str) -> None:
+        """Add one sentence of what was found, for the top of the page; two to four make a chapter's.
+
+        Raises ResultsError for one that is not a single line ending in a full stop, or is added twice.
+        """
+        if len(sentence.splitlines()) != 1 or not sentence.endswith("."):
+            raise ResultsError(f"a finding must be one line that ends with a full stop, not {sentence!r}")
+        if sentence in self.results.findings:
+            raise ResultsError(f"the finding {sentence!r} is reported twice in {self.results.notebook}")
+        self.results.findings.append(sentence)
+
+    def shown(self) -> pd.DataFrame:
+        """The values added so far, as rows to show: three decimals, which are the same on every machine."""
+        rows = [
+            (name, str(Interval(e.value, e.low, e.high, e.n)), e.n, e.chance)
+            for name, e in self.results.values.items()
+        ]
+        frame = pd.DataFrame(rows, columns=["measured", "value and 95 % interval", "N", "chance"])
+        return frame.assign(chance=[f"{x:.3f}" if pd.notna(x) else "" for x in frame.chance])
 
     def timing(self, name: str, seconds: SupportsFloat) -> None:
         """Add one duration in seconds."""

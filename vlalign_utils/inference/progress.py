@@ -1,5 +1,6 @@
-"""A progress bar that is live in a terminal and one plain line on a page."""
+"""A progress bar that is live in a terminal, one plain line in a log, and nothing on a page."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
@@ -18,10 +19,11 @@ def progress(
 ) -> Iterator[Item]:
     """Yield the items and show how far the loop is.
 
-    In a terminal this is a tqdm bar with its rate and the time that remains. Elsewhere (a notebook, a log)
-    it prints `label: 40/40` once, after the last item: a rate or a time there would differ at every rerun.
-    A loop left early prints nothing. For a loop over batches `size` says how much each one counts, `total`
-    is the sum of all, and `done` is what an earlier run had finished: neither enters the rate.
+    In a terminal this is a tqdm bar with its rate and the time that remains. Elsewhere (a log, a notebook
+    run by hand) `label: 40/40` goes to stderr once, after the last item; a loop left early says nothing.
+    With TQDM_DISABLE set, as the pipeline does for its kernels, nothing is written: a page has no use for
+    it. For a loop over batches `size` says how much each one counts, `total` is the sum of all, and `done`
+    is what an earlier run had finished: neither enters the rate.
     """
     if total is None and isinstance(items, Sized):
         total = sum(map(size, items))
@@ -34,4 +36,5 @@ def progress(
     for item in items:
         yield item
         done += size(item)
-    print(f"{label}: {done}/{done if total is None else total}")
+    if not os.environ.get("TQDM_DISABLE"):
+        print(f"{label}: {done}/{done if total is None else total}", file=sys.stderr)

@@ -112,6 +112,7 @@ def kernel_environment(folder: Path) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TQDM_DISABLE": "1",  # how far a loop is says nothing to a reader
         # tqdm's hint, on import, that live bars need ipywidgets: a page has no live bars.
         "PYTHONWARNINGS": "ignore:IProgress not found",
     }

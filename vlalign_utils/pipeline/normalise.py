@@ -1,5 +1,6 @@
 """Make an executed notebook the same bytes at every rerun, and fit for a page."""
 
+import ast
 import hashlib
 import json
 import re
@@ -42,11 +43,11 @@ class PageError(ValueError):
 def normalise(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
     """Clean the notebook in place and return it.
 
-    Drops run times, widget outputs, stderr and the run's own output folder, with the whole injected cell
-    when that was all it set; keeps what a carriage return would have left on the screen; numbers cells in
+    Drops run times, widget outputs, stderr and the run's own output folder; writes the values in use into the
+    one cell of parameters; keeps what a carriage return would have left on the screen; numbers cells in
     order; replaces the machine's `paths` in text.
     """
-    notebook.cells = [cell for cell in notebook.cells if _without_folder(cell)]
+    notebook.cells = _with_values_in_use(notebook.cells)
     notebook.metadata = NotebookNode(
         kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"},
         language_info={"name": "python"},
@@ -63,13 +64,47 @@ def normalise(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
     return notebook
 
 
-def _without_folder(cell: NotebookNode) -> bool:
-    """Take the output folder out of the injected parameters; False when nothing else is left."""
-    if "injected-parameters" not in cell.metadata.get("tags", []):
-        return True
-    lines = [line for line in cell.source.splitlines() if not line.startswith("out_dir =")]
-    cell.source = "\n".join(lines)
-    return any(not line.startswith("#") for line in lines)
+def _with_values_in_use(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """The cells with Papermill's injected one merged into the parameters before it: each is said once."""
+    kept: list[NotebookNode] = []
+    for cell in cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" not in tags:
+            kept.append(cell)
+            continue
+        known = next((other for other in kept if "parameters" in other.metadata.get("tags", [])), None)
+        if known is None:
+            raise PageError("values were injected into a notebook that has no cell tagged 'parameters'")
+        known.source = merged(known.source, cell.source)
+    return kept
+
+
+def merged(defaults: str, injected: str) -> str:
+    """Parameters with the injected values in place of their defaults, comments kept; `out_dir` stays empty.
+
+    Raises PageError for an injected name that the parameters do not have.
+    """
+    values = {
+        target.id: ast.get_source_segment(injected, line.value)
+        for line in ast.parse(injected).body
+        if isinstance(line, ast.Assign)
+        for target in line.targets
+        if isinstance(target, ast.Name)
+    }
+    values.pop("out_dir", None)
+    lines = defaults.encode().splitlines()  # positions in a syntax tree count bytes
+    for line in reversed(ast.parse(defaults).body):
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        given = values.pop(target.id, None) if isinstance(target, ast.Name) else None
+        value = getattr(line, "value", None)
+        if given is None or value is None:
+            continue
+        first, last = value.lineno - 1, value.end_lineno
+        before, after = lines[first][: value.col_offset], lines[last - 1][value.end_col_offset :]
+        lines[first:last] = [before + given.encode() + after]
+    if values:
+        raise PageError(f"injected parameters that the notebook does not have: {', '.join(values)}")
+    return b"\n".join(lines).decode()
 
 
 def _outputs(outputs: list[NotebookNode], count: int, paths: dict[str, str]) -> list[NotebookNode]:

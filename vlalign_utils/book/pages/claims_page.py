@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlalign_utils.book.pages import downloads, verdicts
+from vlalign_utils.book.pages import downloads, scale, verdicts
 from vlalign_utils.book.pages.markdown import table, text
 from vlalign_utils.book.pages.verdicts import Verdicts
 from vlalign_utils.evidence import claim_rules
@@ -39,6 +39,7 @@ were run than it needs.""",
 (Bonferroni). One side of an interval misses the truth in {50 * (1 - level):.2f} % of repetitions, and {sides}
 sides can make a verdict wrong: an architecture gets any false verdict in at most
 {50 * sides * (1 - level):.1f} %.""",
+        text(scale.about_all(entries, root)),
         f"Every condition of every verdict: {link}.",
     ]
     for name, claim in known.items():

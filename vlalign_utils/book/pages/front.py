@@ -1,12 +1,13 @@
-"""The front page's picture and summary, made from the results of every chapter."""
+"""The front page's sentences, figure and summary, made from the results of every chapter."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from vlalign_utils.book import toc
-from vlalign_utils.book.pages import picture
+from vlalign_utils.book.pages import headline, picture, scale, verdicts
 from vlalign_utils.book.pages.markdown import interval, number, table, text
+from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.results import Results, read
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture, Registry
@@ -17,19 +18,24 @@ PICTURE = "depth.svg"
 
 
 def write(entries: Registry, folder: Path, root: Path) -> None:
-    """Write `picture.md` and `summary.md`, which the front page includes."""
+    """Write `headline.md`, `picture.md` and `summary.md`, which the front page includes."""
+    write_atomic(folder / "headline.md", _headline(entries, root))
     archs = [entries.architecture(name) for name in entries.originals()]
     read_off = {
         view: {arch.name: _curve(arch, view, root) for arch in archs if view.notebook in arch.notebooks}
         for view in picture.VIEWS
+    }
+    controls = {
+        view: {arch.name: _curve(arch, view, root, True) for arch in archs if len(by.get(arch.name, ()))}
+        for view, by in read_off.items()
     }
     # Where images take no positions, there are no curves of image tokens.
     curves = {
         view: {name: rows for name, rows in by_name.items() if len(rows)}
         for view, by_name in read_off.items()
     }
-    picture.draw(curves, folder / PICTURE)
-    write_atomic(folder / "picture.md", _figure(curves))
+    picture.draw(curves, controls, folder / PICTURE)
+    write_atomic(folder / "picture.md", _figure(curves, controls))
     parts = []
     for arch in archs:
         rows = [row for notebook in arch.notebooks for row in _rows(arch.name, notebook, root)]
@@ -41,20 +47,35 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
     return read(root / f"{toc.chapter(arch, notebook)}.json")
 
 
-def _curve(arch: Architecture, view: picture.View, root: Path) -> pd.DataFrame:
-    """The view's curve, empty when the table holds no such curve.
+def _headline(entries: Registry, root: Path) -> str:
+    """What was found, as a list of sentences, and what it was measured on."""
+    known = claim_rules.load(root / claim_rules.FILE)
+    told = headline.sentences(known, verdicts.collect(known, entries, root), entries)
+    level = (
+        f"Intervals in these sentences are at {100 * claim_rules.level(len(known)):.2f} %, the level of all"
+    )
+    lines = [":::{div} findings", "", *(f"- {text(said)}" for said in told), "", ":::", ""]
+    lines += [f"{text(level)} [claims](/_generated/claims.md).", "", text(scale.about_all(entries, root))]
+    return "\n".join(lines) + "\n"
+
+
+def _curve(arch: Architecture, view: picture.View, root: Path, control: bool = False) -> pd.DataFrame:
+    """The view's curve or its control, empty when the table holds no such curve.
 
     Raises ResultsError naming the table when the chapter did not publish it.
     """
     rows = _results(arch.name, view.notebook, root).frame(view.table)
-    return rows[rows.curve == view.curve.format(arch.stages[-1])].reset_index(drop=True)
+    name = (view.control if control else view.curve).format(arch.stages[-1])
+    return rows[rows.curve == name].reset_index(drop=True)
 
 
-def _figure(curves: dict[picture.View, dict[str, pd.DataFrame]]) -> str:
+def _figure(
+    curves: dict[picture.View, dict[str, pd.DataFrame]], controls: dict[picture.View, dict[str, pd.DataFrame]]
+) -> str:
     return (
-        f":::{{figure}} /{toc.GENERATED}/{PICTURE}\n:alt: {picture.alternative(curves)}\n\n"
+        f":::{{figure}} /{toc.GENERATED}/{PICTURE}\n:alt: {picture.alternative(curves, controls)}\n\n"
         "Depth runs upwards, from the layer that pictures and words enter to the one that answers. Shaded: "
-        "95 % intervals. The chapters give N, the controls and the nulls.\n:::\n"
+        f"95 % intervals. Grey: {picture.CONTROLS}. The chapters give N and methods.\n:::\n"
     )
 
 

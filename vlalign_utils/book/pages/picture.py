@@ -20,6 +20,7 @@ class View(NamedTuple):
     notebook: str
     table: str
     curve: str  # {} stands for the last stage
+    control: str  # the curve that shows what the first would be worth without the effect
     title: str
     unit: str
 
@@ -29,21 +30,46 @@ VIEWS = (
         "02_probing",
         "transfer",
         "{}, caption to picture",
+        "{}, caption to picture, control",
         "where a probe of captions\nreads pictures",
         "score",
     ),
-    View("03_geometry", "entry", "{}", "which caption layers the\nincoming picture matches", "overlap"),
-    View("04_causal", "loss", "all image tokens", "where image tokens\nhave work to do", "loss when frozen"),
+    View(
+        "03_geometry",
+        "entry",
+        "{}",
+        "shuffled pairs",
+        "which caption layers the\nincoming picture matches",
+        "overlap",
+    ),
+    View(
+        "04_causal",
+        "loss",
+        "all image tokens",
+        "as many text tokens",
+        "where image tokens\nhave work to do",
+        "loss when frozen",
+    ),
 )
+CONTROLS = (
+    "the control of each curve, from left to right the same probe on random classes, shuffled pairs, and "
+    "tokens of the question frozen instead (fewer of them, and words)"
+)
+Curves = Mapping[View, Mapping[str, pd.DataFrame]]  # columns depth, value, low and high, by model
 
 
-def draw(curves: Mapping[View, Mapping[str, pd.DataFrame]], path: Path) -> None:
-    """Draw the model and one panel per view; a frame has the columns depth, value, low and high."""
+def draw(curves: Curves, controls: Curves, path: Path) -> None:
+    """Draw the model and one panel per view, every curve with its control in grey."""
     plt.style.use(plots.STYLE)
     ratios = [1.25, *(1 for _ in curves)]
     fig, axes = plt.subplots(1, len(ratios), figsize=(8.4, 4.4), sharey=True, width_ratios=ratios)
     _model(axes[0])
     for ax, (view, by_name) in zip(axes[1:], curves.items(), strict=True):
+        for position, name in enumerate(by_name):
+            rows, (_, dash, _) = controls[view][name], plots.look(name, position)
+            style = {"color": plots.MUTED, "linestyle": dash, "linewidth": 1}
+            ax.plot(rows.value, rows.depth, label=None if position else "controls", **style)
+            ax.fill_betweenx(rows.depth, rows.low, rows.high, color=plots.MUTED, alpha=0.12, linewidth=0)
         for position, (name, rows) in enumerate(by_name.items()):
             colour, dash, marker = plots.look(name, position)
             ax.plot(rows.value, rows.depth, color=colour, linestyle=dash, marker=marker, label=name)
@@ -52,8 +78,8 @@ def draw(curves: Mapping[View, Mapping[str, pd.DataFrame]], path: Path) -> None:
         ax.set_xlabel(view.unit)
         ax.tick_params(labelleft=False)
         ax.grid(axis="y", color=plots.MUTED, alpha=0.25)
-        if len(by_name) > 1:
-            ax.legend(fontsize=8)
+        if by_name:
+            ax.legend(fontsize=7)
     fig.savefig(path, metadata={"Date": None})
     plt.close(fig)
 
@@ -80,12 +106,14 @@ def _model(ax: Axes) -> None:
     ax.set_title("the language model", fontsize=9)
 
 
-def alternative(curves: Mapping[View, Mapping[str, pd.DataFrame]]) -> str:
-    """The picture in words: where each curve is highest."""
+def alternative(curves: Curves, controls: Curves) -> str:
+    """The picture in words: where each curve is highest, and its control there."""
     peaks = []
     for view, by_name in curves.items():
         title = view.title.replace("\n", " ")
         for name, rows in by_name.items():
             top = rows.iloc[int(rows.value.argmax())]
-            peaks.append(f"{title}, {name}: highest, {top.value:.2f}, at depth {top.depth:.2f}")
+            control = controls[view][name].set_index("depth").value
+            there = f", its control {control[top.depth]:.2f}" if top.depth in control.index else ""
+            peaks.append(f"{title}, {name}: highest, {top.value:.2f}, at depth {top.depth:.2f}{there}")
     return "The decoder upright, pictures and words entering below; beside it " + "; ".join(peaks) + "."

@@ -1,16 +1,16 @@
-"""The book's Sphinx extension: formulas, text alternatives, folded code, and accessible markup."""
+"""The book's Sphinx extension: formulas, text alternatives, composed chapters, and accessible markup."""
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from vlalign_utils.book.pages import alt_text, mathml
+from vlalign_utils.book.pages import alt_text, chapter, mathml
+from vlalign_utils.pipeline import registry
 
-SHOWN = {"parameters", "injected-parameters"}
 MENDED = {
     'role="doc-biblioentry"': 'role="listitem"',  # docutils writes a role that ARIA 1.2 gave up
     ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
@@ -32,15 +32,12 @@ REDIRECT = """<!doctype html>
 """
 
 
-def _fold_code(app: Sphinx, document: str, source: list[str]) -> None:
-    """Pages read as text and figures: code opens on demand, all but the parameters."""
+def _compose_chapter(app: Sphinx, document: str, source: list[str]) -> None:
     if app.env.doc2path(document).endswith(".ipynb"):
-        notebook = json.loads(source[0])
-        for cell in notebook["cells"]:
-            tags = cell["metadata"].setdefault("tags", [])
-            if cell["cell_type"] == "code" and not SHOWN.intersection(tags):
-                tags.append("hide-input")
-        source[0] = json.dumps(notebook)
+        notebook = nbformat.reads(source[0], as_version=4)
+        root = Path(app.srcdir)
+        chapter.compose(notebook, document, registry.load(root), root)
+        source[0] = nbformat.writes(notebook)
 
 
 def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
@@ -69,7 +66,7 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     """Connect the parts; Sphinx calls this for the `extensions` entry of `_config.yml`."""
     mathml.setup(app)
     alt_text.setup(app)
-    app.connect("source-read", _fold_code)
+    app.connect("source-read", _compose_chapter)
     app.connect("html-page-context", _mend_markup)
     app.connect("build-finished", _redirect)
     app.connect("build-finished", _inert_search)

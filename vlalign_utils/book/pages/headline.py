@@ -1,0 +1,80 @@
+"""The front page's sentences: the claims that most models decide, with effect, interval and verdict."""
+
+from collections import Counter
+
+from vlalign_utils.book.pages.verdicts import WORDS, Verdicts
+from vlalign_utils.evidence.claim_rules import Claim, Verdict
+from vlalign_utils.evidence.findings import joined, sentence, shown
+from vlalign_utils.evidence.intervals import Interval
+from vlalign_utils.pipeline.registry import Registry
+
+SENTENCES = 3
+NOTHING = "None of the claims has been tested on any of these models yet."
+
+
+def sentences(known: dict[str, Claim], found: dict[str, Verdicts], entries: Registry) -> list[str]:
+    """Up to three sentences, on the claims that most models decide; the file's order where as many do.
+
+    Seeds of one recipe count once, as the recipe's first entry. One sentence says so when nothing was tested.
+    """
+    titles = {name: entries.architecture(name).title for name in entries.originals()}
+    judged = {
+        name: {titles[arch]: v for arch in titles if (v := found[name].get(arch)) is not None}
+        for name in known
+    }
+    tested = [name for name, by_title in judged.items() if by_title]
+    first = sorted(tested, key=lambda name: -sum(_decided(v) for v in judged[name].values()))[:SENTENCES]
+    return [about(known[name], judged[name], len(titles)) for name in first] or [NOTHING]
+
+
+def about(claim: Claim, judged: dict[str, Verdict], models: int) -> str:
+    """One claim over all models, by title: in how many it got which verdict, and the effect that decided it.
+
+    `models` counts those that were not tested, too. Raises ValueError when none was tested.
+    """
+    if not judged:
+        raise ValueError(f"the claim '{claim.id}' was tested on no model")
+    counts: Counter[str] = Counter(verdict.word for verdict in judged.values())
+    words: list[str] = sorted(counts, key=lambda word: (-counts[word], WORDS.index(word)))
+    said = f"“{claim.says.rstrip('.')}” is {_in_models(words, counts, len(judged), models)}"
+    return sentence(f"{said}; {_effect(claim, judged, words[0])}")
+
+
+def _decided(verdict: Verdict) -> bool:
+    return verdict.word != "undecided"
+
+
+def _in_models(words: list[str], counts: Counter[str], tested: int, models: int) -> str:
+    where = "" if tested == models else " that it was tested on"
+    if len(words) > 1:
+        first = f"{words[0]} in {counts[words[0]]} of {tested} models{where}"
+        return joined([first, *(f"{word} in {counts[word]}" for word in words[1:])])
+    if tested == 1:
+        return f"{words[0]} in the one model{where}"
+    return f"{words[0]} in {'both' if tested == 2 else f'all {tested}'} models{where}"
+
+
+def _effect(claim: Claim, judged: dict[str, Verdict], word: str) -> str:
+    """The condition that decides most of the verdicts of this word: in one model, and over all."""
+    deciding = Counter(verdict.decided_by for verdict in judged.values() if verdict.word == word)
+    reason, _ = deciding.most_common(1)[0]
+    what = reason if reason in claim.conditions else next(iter(claim.conditions))
+    few = "" if reason in claim.conditions else f"{reason}; "
+    measured = {
+        title: Interval(**one.model_dump())
+        for title, verdict in judged.items()
+        if (one := verdict.conditions[what].interval) is not None
+    }
+    if not measured:
+        return f"{few}{what} could not be measured"
+    example = next(
+        (t for t in measured if judged[t].word == word and judged[t].decided_by == reason),
+        next(iter(measured)),
+    )
+    told = f"{few}{what} is {shown(measured[example])}, in {example}"
+    if len(measured) == 1:
+        return told
+    values = [interval.value for interval in measured.values()]
+    span = f"{min(values):.3f} to {max(values):.3f}".replace("-", "−")
+    where = f"all {len(measured)}" if len(measured) == len(judged) else f"the {len(measured)} measured"
+    return f"{told}, and from {span} over {where}"
