@@ -34,10 +34,10 @@ from vlalign_utils.book.pages import (
 )
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.book.pages.mathml import to_mathml
+from vlalign_utils.data.suites import SUITES
 from vlalign_utils.evidence import claim_rules, claims
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
-from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import digest, normalise
@@ -455,7 +455,7 @@ class TestSuites:
     ) -> None:
         suites.write(tmp_path, source)
         page = (tmp_path / "suites.md").read_text()
-        for name in scoring.SUITES:
+        for name in SUITES:
             assert f"(suite-{name})=" in page
             assert (tmp_path / f"suite-{name}.png").is_file() == (name != "text")
         assert "| digits | 800 | 0.12 | 0.90\xa0\\[0.88,\xa00.92\\] |" in page

@@ -6,6 +6,7 @@ import torch
 
 from vlalign_utils import VLM
 from vlalign_utils.data.caption_scores import agreement
+from vlalign_utils.data.suites import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
@@ -14,9 +15,9 @@ from vlalign_utils.zoo.recipe import read_recipe
 
 def test_unknown_suites_and_empty_ones_are_refused():
     with pytest.raises(ValueError, match="no suite 'colours'; there are attributes, existence"):
-        scoring.load("colours", 5)
+        load_suite("colours", 5)
     with pytest.raises(ValueError, match="n is 0"):
-        scoring.load("digits", 0)
+        load_suite("digits", 0)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def naive(vlm, item):
 
 
 def test_scores_are_those_of_decoding_one_token_at_a_time(vlm):
-    items = scoring.load("attributes", 6) + scoring.load("text", 5)
+    items = load_suite("attributes", 6) + load_suite("text", 5)
     scores = scoring.evaluate(vlm, items, batch_size=4)
     expected = [naive(vlm, item) for item in items]
     assert scores.correct.tolist() == [c for c, _ in expected]
@@ -84,12 +85,12 @@ def naive_batches(items, size):
 
 
 def test_the_order_of_batches_is_that_of_the_studies_on_record(vlm):
-    items = scoring.load("text", 9) + scoring.load("attributes", 10) + scoring.load("existence", 4)
+    items = load_suite("text", 9) + load_suite("attributes", 10) + load_suite("existence", 4)
     assert [batch.rows for batch in scoring.batches(vlm, items, 3)] == naive_batches(items, 3)
 
 
 def test_batches_cover_every_item_once_and_mark_its_answer(vlm):
-    items = scoring.load("existence", 5) + scoring.load("text", 4)
+    items = load_suite("existence", 5) + load_suite("text", 4)
     seen = []
     for batch in scoring.batches(vlm, items, batch_size=3):
         seen += batch.rows
@@ -100,7 +101,7 @@ def test_batches_cover_every_item_once_and_mark_its_answer(vlm):
 
 
 def test_the_likeliest_choice_is_that_of_the_whole_texts_likelihood(vlm):
-    items = scoring.load("compositional", 5)
+    items = load_suite("compositional", 5)
     scores = scoring.evaluate(vlm, items, batch_size=3)
     for item, correct, prob in zip(items, scores.correct, scores.prob, strict=True):
         likely = np.array([naive(vlm, dataclasses.replace(item, answer=c))[1] for c in item.choices])
@@ -109,7 +110,7 @@ def test_the_likeliest_choice_is_that_of_the_whole_texts_likelihood(vlm):
 
 
 def test_descriptions_are_the_model_s_own_and_scored_by_attribute(vlm):
-    items = scoring.load("captions", 5)
+    items = load_suite("captions", 5)
     said = scoring.descriptions(vlm, items, batch_size=2)
     for item, text in zip(items, said, strict=True):
         inputs = vlm.prepare([item.prompt], [item.image])
@@ -122,14 +123,14 @@ def test_descriptions_are_the_model_s_own_and_scored_by_attribute(vlm):
 
 
 def test_metrics_may_be_mixed_and_scores_keep_the_order(vlm):
-    items = scoring.load("captions", 2) + scoring.load("attributes", 3) + scoring.load("compositional", 2)
+    items = load_suite("captions", 2) + load_suite("attributes", 3) + load_suite("compositional", 2)
     mixed = scoring.evaluate(vlm, items).correct
     parts = [scoring.evaluate(vlm, part).correct for part in (items[:2], items[2:5], items[5:])]
     assert mixed.tolist() == np.concatenate(parts).tolist()
 
 
 def test_a_suite_at_chance_is_uninformative():
-    items = scoring.load("existence", 200)
+    items = load_suite("existence", 200)
     for right, expected in ((5, False), (7, True)):  # of ten
         correct = (np.arange(200) % 10 < right).astype(float)
         assert scoring.informative(scoring.Scores(correct, correct), items) is expected

@@ -9,7 +9,8 @@ from tiny_models import ITEMS, build, tiny_processor
 
 from vlalign_utils import VLM
 from vlalign_utils.data.minimal_pairs import minimal_pairs
-from vlalign_utils.inference.scoring import Item, Scores
+from vlalign_utils.data.suites import Item
+from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.interventions import caption_patching, patching, sweep
 from vlalign_utils.interventions.backpatching import backpatch_sweep
 

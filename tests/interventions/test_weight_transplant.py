@@ -6,7 +6,8 @@ from tiny_models import ITEMS, build, tiny_processor
 from torch import nn
 
 from vlalign_utils import VLM
-from vlalign_utils.inference.scoring import Scores, load
+from vlalign_utils.data.suites import load_suite
+from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.interventions.weight_transplant import (
     layer_sets,
     recovered,
@@ -76,7 +77,7 @@ def test_sweep_equals_models_built_with_those_weights(vlm: VLM, donor: VLM) -> N
 
 
 def test_choice_items_are_scored_by_their_own_metric(vlm: VLM, donor: VLM) -> None:
-    items = load("compositional", 2)
+    items = load_suite("compositional", 2)
     found = transplant_sweep(vlm, donor, items, [(), (0,)])
     assert isinstance(found.receiver, Scores)
     assert (found.prob[:, 0] == found.receiver.prob).all()

@@ -8,10 +8,10 @@ from PIL import Image
 from tiny_models import ITEMS, build, tiny_processor
 
 from vlalign_utils import VLM
+from vlalign_utils.data.suites import Item, load_suite
 from vlalign_utils.driver import recording
 from vlalign_utils.driver.capabilities import Finding
-from vlalign_utils.inference import scoring
-from vlalign_utils.inference.scoring import Item, answer_scores, batches
+from vlalign_utils.inference.scoring import answer_scores, batches
 from vlalign_utils.interventions import windows
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
@@ -208,7 +208,7 @@ def crossing() -> VLM:
 def test_where_images_take_no_positions_cross_attention_is_cut(crossing: VLM) -> None:
     interventions = windows.interventions(crossing)
     assert list(interventions) == [windows.CROSS]
-    swept = windows.sweep(crossing, scoring.load("attributes", 4), interventions, width=2)
+    swept = windows.sweep(crossing, load_suite("attributes", 4), interventions, width=2)
     moved = np.abs(swept.drop(windows.CROSS)).max(axis=0) > 1e-9
     assert moved.tolist() == [any(k in (2, 5, 8) for k in window) for window in swept.windows]
 
@@ -219,4 +219,4 @@ def test_where_images_take_positions_tokens_are_frozen_and_routes_cut(vlm: VLM) 
 
 def test_items_that_are_not_scored_by_their_answer_are_refused(vlm: VLM) -> None:
     with pytest.raises(ValueError, match="scored by choice: sweeps follow the probability of one answer"):
-        windows.sweep(vlm, scoring.load("compositional", 2), ALL, width=2)
+        windows.sweep(vlm, load_suite("compositional", 2), ALL, width=2)

@@ -3,6 +3,7 @@ import torch
 from tiny_models import build
 
 from vlalign_utils import VLM, load_vlm
+from vlalign_utils.data.suites import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.tuning import export
 from vlalign_utils.tuning.finetune import Budget, tune
@@ -11,7 +12,7 @@ from vlalign_utils.tuning.strategies import strategies
 
 
 def lessons(vlm):
-    return list(scoring.batches(vlm, scoring.load("digits", 4, split="train"), batch_size=4))
+    return list(scoring.batches(vlm, load_suite("digits", 4, split="train"), batch_size=4))
 
 
 @torch.no_grad()

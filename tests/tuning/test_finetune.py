@@ -16,7 +16,8 @@ from tiny_models import build, tiny_processor
 from torch import Tensor
 
 from vlalign_utils import VLM
-from vlalign_utils.inference.scoring import Batch, Item, batches, evaluate
+from vlalign_utils.data.suites import Item
+from vlalign_utils.inference.scoring import Batch, batches, evaluate
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import finetune, train_loop
 from vlalign_utils.tuning.finetune import Budget, Training, answer_loss, tune

@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 
 from vlalign_utils import load_vlm
 from vlalign_utils.cli import TUNING
+from vlalign_utils.data.suites import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
@@ -117,7 +118,7 @@ def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     every = sizes._questions(protocol, sizes.TRIAL_SEED, protocol.trial_steps + sizes.TRIAL_BATCHES)
     taught, asked = every[: 30 * 32], every[30 * 32 :]
     suites = {
-        name: {item.group for item in scoring.load(name, 100, 5, "train")} for name in sizes.vision_suites()
+        name: {item.group for item in load_suite(name, 100, 5, "train")} for name in sizes.vision_suites()
     }
     assert all({item.group for item in asked} & groups for groups in suites.values())
     parts = sizes.trial_batches(chain[0], SMALL)
@@ -190,9 +191,7 @@ def test_scores_are_those_of_the_suites(found, chain):
 def test_importance_is_the_loss_when_a_layer_is_put_back(found, chain):
     aligned, tuned = chain
     items = [
-        i
-        for name in sizes.vision_suites()
-        for i in scoring.load(name, SMALL.items, sizes.TRIAL_SEED, "train")
+        i for name in sizes.vision_suites() for i in load_suite(name, SMALL.items, sizes.TRIAL_SEED, "train")
     ]
     whole = scoring.evaluate(tuned, items).prob
     own = {name: value.clone() for name, value in tuned.layers[1].state_dict().items()}
@@ -241,8 +240,8 @@ def test_a_committed_run_is_the_same_when_trained_again(chain):
         registry.load().architecture("mllama").parameters[TUNING],
     )
     protocol = sizes.protocol_of(params)
-    exam = {name: scoring.load(name, protocol.items) for name in sizes.vision_suites()}
-    exam["text"] = scoring.load("text", 2 * protocol.items)
+    exam = {name: load_suite(name, protocol.items) for name in sizes.vision_suites()}
+    exam["text"] = load_suite("text", 2 * protocol.items)
     strategy = study.strategies(chain[0].n_layers, protocol.band)["late"]
     new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], exam)
     assert np.array(new["loss"]) == pytest.approx(np.array(old["loss"]), rel=0.05, abs=0.02)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from vlalign_utils import load_vlm
-from vlalign_utils.inference import scoring
+from vlalign_utils.data.suites import SUITES, load_suite
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.zoo import bars, chat_data, stages
@@ -82,7 +82,7 @@ def test_the_record_holds_curves_sizes_and_scores(chain):
     assert record["data"]["digit_items_train"] + record["data"]["digit_items_test"] == 1797
     assert record["device"].startswith("1 x CPU")
     for scores in record["evaluation"].values():
-        assert set(scores) == set(scoring.SUITES)
+        assert set(scores) == set(SUITES)
         for suite in scores.values():
             assert suite["low"] <= suite["value"] <= suite["high"]
             assert suite["n"] == 10
@@ -136,7 +136,7 @@ def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
 def test_the_driver_replays_it_in_full_precision(chain):
     vlm = load_vlm(chain)
     assert vlm.model.dtype == torch.float32
-    run = vlm.record(**vlm.prepare(["what is there?"], [scoring.load("attributes", 1)[0].image]))
+    run = vlm.record(**vlm.prepare(["what is there?"], [load_suite("attributes", 1)[0].image]))
     vlm.self_test(run)
 
 

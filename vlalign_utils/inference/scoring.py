@@ -1,10 +1,5 @@
-"""Items of the suites as batches for a model, and how models score on them.
+"""Items of the suites as batches for a model, and how models score on them."""
 
-Every suite is seeded and held out: its scenes show form-colour combinations, its charts colours at heights,
-its signs words in inks, and its digits handwriting, that no training picture shows.
-"""
-
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,28 +11,12 @@ from scipy.special import softmax
 from torch import Tensor
 
 from vlalign_utils.data.caption_scores import agreement
-from vlalign_utils.data.scenes import Split
-from vlalign_utils.data.suites import SUITES, Item, Suite
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.finite import check_logits
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
 from vlalign_utils.inference.answers import answer_mask
 from vlalign_utils.inference.batching import length_sorted
-
-__all__ = [
-    "SUITES",
-    "Batch",
-    "Item",
-    "Scores",
-    "Suite",
-    "answer_scores",
-    "as_batch",
-    "batches",
-    "descriptions",
-    "evaluate",
-    "informative",
-    "load",
-]
 
 
 @dataclass(frozen=True)
@@ -49,19 +28,6 @@ class Scores:
 
     correct: Float[np.ndarray, "items"]
     prob: Float[np.ndarray, "items"]
-
-
-def load(name: str, n: int, seed: int = 0, split: Split = "test") -> list[Item]:
-    """`n` items of a suite; the same arguments always give the same items.
-
-    Raises ValueError for an unknown suite or a number below one.
-    """
-    if name not in SUITES:
-        raise ValueError(f"there is no suite {name!r}; there are {', '.join(SUITES)}")
-    if n < 1:
-        raise ValueError(f"n is {n}; a suite needs at least one item")
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # whatever other suites there are
-    return SUITES[name].make(n, rng, split)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import Patch, tokens_first
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
-from vlalign_utils.inference.scoring import Batch, Item, as_batch
+from vlalign_utils.inference.scoring import Batch, as_batch
 from vlalign_utils.interventions.patching import slots
 from vlalign_utils.interventions.sweep import Edits, Sweep, answered, last_positions, replayed
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from vlalign_utils.data.minimal_pairs import MinimalPair
 from vlalign_utils.data.render import SIDE, coverage
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import token_groups
-from vlalign_utils.inference.scoring import Batch, Item, batches
+from vlalign_utils.inference.scoring import Batch, batches
 from vlalign_utils.interventions.image_grid import cells_showing, image_grid, with_neighbours
 from vlalign_utils.interventions.patching import minimal_items
 from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, replayed

@@ -13,11 +13,12 @@ from PIL import Image
 
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.minimal_pairs import MinimalPair
+from vlalign_utils.data.suites import Item
 from vlalign_utils.data.suites.protocol import item_of
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.inference.scoring import Batch, Item, as_batch
+from vlalign_utils.inference.scoring import Batch, as_batch
 from vlalign_utils.interventions.sweep import (
     Edits,
     Positions,

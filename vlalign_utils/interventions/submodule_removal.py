@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.anatomy import key_source, self_attentions
 from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Item, evaluate
+from vlalign_utils.inference.scoring import evaluate
 from vlalign_utils.interventions.sweep import Sweep, answered, windows
 
 PARTS = {"attention": ("attention",), "MLP": ("MLP",), "both": ("attention", "MLP")}

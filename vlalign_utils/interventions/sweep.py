@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Batch, Item, answer_scores, batches, evaluate
+from vlalign_utils.inference.scoring import Batch, answer_scores, batches, evaluate
 from vlalign_utils.inference.token_groups import Tokens
 
 Mask = Bool[Tensor, "batch tokens"]

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import check_layer, check_twins
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import Interval, bootstrap_ratio
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Item, Scores, evaluate
+from vlalign_utils.inference.scoring import Scores, evaluate
 from vlalign_utils.interventions.sweep import windows
 
 Layers = tuple[int, ...]

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Revert
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.inference.scoring import Batch, Item
+from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.interventions.patching import patch_sweep
 from vlalign_utils.interventions.sweep import (
     Edits,

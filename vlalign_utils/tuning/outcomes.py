@@ -11,10 +11,10 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from scipy.stats import rankdata
 
+from vlalign_utils.data.suites import Item
 from vlalign_utils.evidence import claims
 from vlalign_utils.evidence.intervals import Interval, above_chance, rng
 from vlalign_utils.evidence.plots import OTHERS, look
-from vlalign_utils.inference.scoring import Item
 from vlalign_utils.tuning.costs import of_training
 from vlalign_utils.tuning.flops import Forward
 from vlalign_utils.tuning.strategies import Strategy

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from vlalign_utils.data.suites import SUITES, Item, load_suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference import scoring
-from vlalign_utils.inference.scoring import Batch, Item
+from vlalign_utils.inference.scoring import Batch
 
 TRIAL_BATCHES = 10  # that a short run is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
@@ -69,7 +70,7 @@ def protocol_of(params: Mapping[str, Any]) -> Protocol:
 
 def vision_suites() -> list[str]:
     """Suites about what a picture shows."""
-    return [name for name, suite in scoring.SUITES.items() if suite.vision_centric]
+    return [name for name, suite in SUITES.items() if suite.vision_centric]
 
 
 @lru_cache(maxsize=1)  # strategy after strategy is given the same, and drawing pictures takes its time
@@ -91,6 +92,6 @@ def trial_batches(vlm: VLM, protocol: Protocol) -> tuple[Sequence[Batch], Sequen
 
 def _questions(protocol: Protocol, seed: int, n_batches: int) -> list[Item]:
     share = -(-n_batches * protocol.batch_size // len(vision_suites()))
-    items = [item for name in vision_suites() for item in scoring.load(name, share, seed, split="train")]
+    items = [item for name in vision_suites() for item in load_suite(name, share, seed, split="train")]
     order = rng(seed, "lessons").permutation(len(items))[: n_batches * protocol.batch_size]
     return [items[i] for i in order]

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import typer
 
+from vlalign_utils.data.suites import Item, load_suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import scoring
 from vlalign_utils.inference.fingerprints import weights_identity
-from vlalign_utils.inference.scoring import Item
 from vlalign_utils.interventions.weight_transplant import transplant_sweep
 from vlalign_utils.tuning.finetune import Answers, Budget
 from vlalign_utils.tuning.outcomes import Study, best_rate
@@ -59,8 +59,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     weights from before tuning.
     """
     start = {"weights": weights_identity(vlm.model)}
-    exam = {name: scoring.load(name, protocol.items) for name in vision_suites()}
-    exam["text"] = scoring.load("text", 2 * protocol.items)
+    exam = {name: load_suite(name, protocol.items) for name in vision_suites()}
+    exam["text"] = load_suite("text", 2 * protocol.items)
     asked = {"items": protocol.items, "suites": vision_suites()}
     sizes = {"batch_size": protocol.batch_size, **asked}
 
@@ -72,9 +72,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
 
     def measured() -> Record:
         items = [
-            item
-            for name in vision_suites()
-            for item in scoring.load(name, protocol.items, TRIAL_SEED, "train")
+            item for name in vision_suites() for item in load_suite(name, protocol.items, TRIAL_SEED, "train")
         ]
         sets = [(k,) for k in range(vlm.n_layers)]
         with redirect_stdout(StringIO()):  # a chapter prints the same whether this is on record or not

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.render import digit_items
+from vlalign_utils.data.suites import SUITES, load_suite
 from vlalign_utils.evidence import intervals
 from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.inference import scoring
@@ -99,8 +100,8 @@ def evaluate(folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:
     """Accuracy per suite on held-out items, with its 95 % interval and chance."""
     vlm = load_vlm(folder, device=device.type)
     found = {}
-    for name in scoring.SUITES:
-        items = scoring.load(name, ITEMS, seed=EVALUATION_SEED)
+    for name in SUITES:
+        items = load_suite(name, ITEMS, seed=EVALUATION_SEED)
         scores = scoring.evaluate(vlm, items)
         value, low, high, n = intervals.mean_score(scores.correct)
         numbers = {"value": value, "low": low, "high": high}

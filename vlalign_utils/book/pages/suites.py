@@ -6,8 +6,8 @@ from matplotlib import pyplot as plt
 
 from vlalign_utils.book.pages.card import Record, read_record
 from vlalign_utils.book.pages.markdown import interval, number, table, text
+from vlalign_utils.data.suites import SUITES, load_suite
 from vlalign_utils.evidence import plots
-from vlalign_utils.inference import scoring
 from vlalign_utils.paths import write_atomic
 
 SHOWN = 4  # items of each suite
@@ -43,14 +43,14 @@ tuning costs the language model.""",
                     *(text(said) for said in (suite.mirrors, suite.asks, METRICS[suite.metric])),
                     "yes" if suite.vision_centric else "no",
                 ]
-                for name, suite in scoring.SUITES.items()
+                for name, suite in SUITES.items()
             ],
         ),
         """Vision-centric suites need the picture and no fact. A new suite is one file in
 `vlalign_utils/suites/` and its name in the registry there.""",
         *_chains(chains),
     ]
-    for name in scoring.SUITES:
+    for name in SUITES:
         lines += _suite(name, folder)
     write_atomic(folder / "suites.md", "\n\n".join(lines) + "\n")
 
@@ -60,7 +60,7 @@ def _chains(chains: list[Record]) -> list[str]:
         return []
     last = {record.chain: list(record.evaluation)[-1] for record in chains}
     rows = []
-    for name in scoring.SUITES:
+    for name in SUITES:
         scores = [record.evaluation[last[record.chain]].get(name) for record in chains]
         some = next((score for score in scores if score is not None), None)
         if some is not None:
@@ -89,8 +89,8 @@ chapters count no effect on this suite for this chain.""",
 
 
 def _suite(name: str, folder: Path) -> list[str]:
-    suite = scoring.SUITES[name]
-    items = scoring.load(name, SHOWN)
+    suite = SUITES[name]
+    items = load_suite(name, SHOWN)
     lines = [f"(suite-{name})=", f"## {text(name.capitalize())}", f"{text(suite.asks.capitalize())}."]
     shown = [item.image for item in items if item.image is not None]
     if not shown:
