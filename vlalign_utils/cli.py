@@ -30,7 +30,7 @@ def _one_sentence(*expected: type[Exception]) -> Iterator[None]:
     """Show an expected error, or one of the system, as one sentence; any other is a fault of ours."""
     try:
         yield
-    except (*expected, OSError) as error:
+    except (*expected, OSError) as error:  # type: ignore[misc]
         told = os_error(error) if isinstance(error, OSError) else error
         typer.echo(f"Error: {told}", err=True)
         raise typer.Exit(1) from None
@@ -129,7 +129,8 @@ def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]
     from vlalign_utils.pipeline import execute, registry
     from vlalign_utils.pipeline.stages import load_stages
     from vlalign_utils.pipeline.staleness import plan as planned
-    from vlalign_utils.tuning.study import protocol_of, study
+    from vlalign_utils.tuning.protocol import protocol_of
+    from vlalign_utils.tuning.study import study
     from vlalign_utils.tuning.study_records import committed, records
 
     with _one_sentence(*execute.Expected):

@@ -11,16 +11,15 @@ from tiny_models import VISION, build, each_family, image_noise, randomise, tiny
 from torch import Tensor, nn
 
 from vlalign_utils import VLM
+from vlalign_utils.analysis.paired_states import caption_states, pair_states
 from vlalign_utils.data.language import describe
 from vlalign_utils.data.pairs import caption_pairs
 from vlalign_utils.driver.edits import tokens_first
 from vlalign_utils.inference import pooling
 from vlalign_utils.inference.states import (
-    caption_states,
     capture,
     collect,
     last_true,
-    pair_states,
     token_masks,
 )
 

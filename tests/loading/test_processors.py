@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers import LlavaProcessor
 
+from vlalign_utils.driver.verbosity import quiet
 from vlalign_utils.loading import processors
 from vlalign_utils.loading.processors import load_processor
-from vlalign_utils.loading.verbosity import quiet
 
 
 @pytest.fixture

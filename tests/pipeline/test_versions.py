@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from vlalign_utils.paths import ROOT
-from vlalign_utils.pipeline import parameters, versions
+from vlalign_utils.pipeline import input_hash, versions
 from vlalign_utils.pipeline.registry import Architecture
 
 CODE = "import os\nimport numpy as np\nfrom sklearn.base import clone\nfrom transformers import AutoModel"
@@ -76,7 +76,7 @@ def test_another_version_is_another_input(installed: dict[str, str], tmp_path: P
 def test_every_version_in_a_hash_is_pinned(path: Path) -> None:
     """So that what was committed is fresh on any machine that was set up from the lock."""
     notebook = nbformat.read(path, as_version=4)
-    modules = [parameters._source(module) for module in parameters.closure(notebook)]
+    modules = [input_hash._source(module) for module in input_hash.closure(notebook)]
     found = versions.versions(parameters._code(notebook), modules)
     pinned = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
     torch = {"torch": (ROOT / "Makefile").read_text().split("TORCH := torch==")[1].split()[0]}

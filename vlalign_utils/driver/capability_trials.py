@@ -4,34 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlalign_utils.driver.capabilities import MEANINGS, Capabilities, Finding
+from vlalign_utils.driver.driver import Driver
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, tokens_first
 from vlalign_utils.driver.image_positions import other_pixels, pixels
 from vlalign_utils.driver.kv_cache import largest_cut
 from vlalign_utils.driver.padding import attended_tokens, single_row
 from vlalign_utils.driver.recording import Run
-from vlalign_utils.driver.vlm import VLM
-
-QUESTIONS = ("What is this?", "Is there a square or a circle in this picture, and where is it?")
 
 ALONE = 6  # tokens of each row that are cut off from all others
 
 
-def trial_inputs(vlm: VLM) -> dict[str, Tensor]:
-    """Two questions of different length, each about a small picture of its own, for the model's processor.
-
-    Raises ValueError when there is no processor or no chat template.
-    """
-    noise = torch.randint(0, 256, (2, 64, 64, 3), generator=torch.Generator().manual_seed(0))
-    pictures = [Image.fromarray(picture.numpy()) for picture in noise.to(torch.uint8)]
-    return vlm.prepare(QUESTIONS, pictures)
-
-
 @torch.no_grad()
-def probe(vlm: VLM, inputs: Mapping[str, Any]) -> Capabilities:
+def probe(vlm: Driver, inputs: Mapping[str, Any]) -> Capabilities:
     """Try everything on one batch with images. Raises ValueError for inputs without pixels."""
     if not pixels(inputs):
         raise ValueError("capabilities are found on inputs with an image; these hold no pixels")
@@ -69,7 +56,7 @@ def _last(mask: Tensor) -> Tensor:
     return mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
 
 
-def _image_positions(vlm: VLM, image: Tensor | None) -> Finding:
+def _image_positions(vlm: Driver, image: Tensor | None) -> Finding:
     if image is None:
         return Finding(False, "the image is reached by cross-attention")
     if not image.any():
@@ -78,7 +65,7 @@ def _image_positions(vlm: VLM, image: Tensor | None) -> Finding:
     return Finding(True, found)
 
 
-def _whole_from(vlm: VLM, run: Run, other: Run) -> int:
+def _whole_from(vlm: Driver, run: Run, other: Run) -> int:
     """The lowest layer from which swapping the stream swaps the answer; n_layers + 1 where none does."""
 
     def swapped(k: int) -> bool:
@@ -99,7 +86,7 @@ def _whole_state(whole_from: int, n_layers: int) -> Finding:
     return Finding(False, f"only from layer {whole_from} of {n_layers}: something else reaches those below")
 
 
-def _causal(vlm: VLM, run: Run, image: Tensor | None, attended: Tensor) -> Finding:
+def _causal(vlm: Driver, run: Run, image: Tensor | None, attended: Tensor) -> Finding:
     for what, mask in (("image", image), ("text", attended)):
         if mask is None:
             continue
@@ -113,7 +100,7 @@ def _causal(vlm: VLM, run: Run, image: Tensor | None, attended: Tensor) -> Findi
     return Finding(True, "an earlier token never changes with a later one")
 
 
-def _padding(vlm: VLM, inputs: Mapping[str, Any], run: Run, attended: Tensor) -> Finding:
+def _padding(vlm: Driver, inputs: Mapping[str, Any], run: Run, attended: Tensor) -> Finding:
     mask = inputs.get("attention_mask")  # of an encoder, where there is one
     if attended.all() and (mask is None or mask.bool().all()):
         return Finding(None, "the trial held no padding")
@@ -141,7 +128,7 @@ def _padding(vlm: VLM, inputs: Mapping[str, Any], run: Run, attended: Tensor) ->
     return Finding(True, "a row in a padded batch is the row alone")
 
 
-def _freeze(vlm: VLM, run: Run, image: Tensor | None) -> Finding:
+def _freeze(vlm: Driver, run: Run, image: Tensor | None) -> Finding:
     if image is None:
         return Finding(False, "there are no image tokens to hold")
     frozen = vlm.replay(run, edits=[FreezeTokens(0, vlm.n_layers - 1, image)])
@@ -150,7 +137,7 @@ def _freeze(vlm: VLM, run: Run, image: Tensor | None) -> Finding:
     return Finding(held, "held in every layer" if held else "the model changes them all the same")
 
 
-def _knockout(vlm: VLM, run: Run, other: Run, image: Tensor | None, attended: Tensor) -> Finding:
+def _knockout(vlm: Driver, run: Run, other: Run, image: Tensor | None, attended: Tensor) -> Finding:
     if image is None:
         return Finding(False, "there are no image tokens to hide: cut cross-attention with CrossOff")
     text = attended & ~image
@@ -158,7 +145,7 @@ def _knockout(vlm: VLM, run: Run, other: Run, image: Tensor | None, attended: Te
     return _alone(vlm, run, text) if from_image.works else from_image
 
 
-def _alone(vlm: VLM, run: Run, text: Tensor) -> Finding:
+def _alone(vlm: Driver, run: Run, text: Tensor) -> Finding:
     """Whether tokens cut off from all others still change with them.
 
     An attention that narrows its mask further may leave such a token nothing, and then give it everything.
@@ -181,7 +168,7 @@ def _alone(vlm: VLM, run: Run, text: Tensor) -> Finding:
     return Finding(True, "nothing of what a token is cut off from reaches it")
 
 
-def _cross_off(vlm: VLM, run: Run, other: Run, image: Tensor | None, attended: Tensor) -> Finding:
+def _cross_off(vlm: Driver, run: Run, other: Run, image: Tensor | None, attended: Tensor) -> Finding:
     if not vlm.anatomy.cross_attentions():
         return Finding(False, "there is no cross-attention")
     text = attended if image is None else attended & ~image
@@ -198,7 +185,7 @@ def _cross_off(vlm: VLM, run: Run, other: Run, image: Tensor | None, attended: T
     return cut
 
 
-def _cut(vlm: VLM, run: Run, other: Run, edits: Sequence[Edit], text: Tensor) -> Finding:
+def _cut(vlm: Driver, run: Run, other: Run, edits: Sequence[Edit], text: Tensor) -> Finding:
     """Whether other pixels still change the answer when all ways to the image are cut."""
     effect = _distance(run.logits[text], other.logits[text])
     if effect == 0:
@@ -213,12 +200,12 @@ def _cut(vlm: VLM, run: Run, other: Run, edits: Sequence[Edit], text: Tensor) ->
     return Finding(False, f"{leak:.2g} of the pixels' effect is left when every way is cut")
 
 
-def _rows(vlm: VLM, run: Run) -> Finding:
+def _rows(vlm: Driver, run: Run) -> Finding:
     works = vlm.runs_jointly(run, 0)
     return Finding(works, "sets of edits share a batch" if works else "sets of edits run one by one")
 
 
-def _suffix(vlm: VLM, inputs: Mapping[str, Any], image: Tensor | None) -> Finding:
+def _suffix(vlm: Driver, inputs: Mapping[str, Any], image: Tensor | None) -> Finding:
     run = vlm.record(keys=True, **inputs)
     if run.keys is None:
         return Finding(False, "keys and values of earlier tokens cannot be kept; every token runs")

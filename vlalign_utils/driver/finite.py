@@ -97,7 +97,8 @@ def _said(anatomy: Anatomy, where: str, name: str) -> str:
     broken = next((n for n, p in part.named_parameters() if not p.isfinite().all()), None)
     if broken is not None:
         return f"{what}: its weight {broken} holds NaN or infinity, so load or train the model again"
-    dtype = next((p.dtype for p in part.parameters() if p.is_floating_point()), anatomy.root.dtype)
+    root: Any = anatomy.root
+    dtype = next((p.dtype for p in part.parameters() if p.is_floating_point()), root.dtype)
     if dtype == torch.float16:
         return (
             f"{what}: its numbers exceed what float16 holds ({torch.finfo(dtype).max:.0f}), so load it with "

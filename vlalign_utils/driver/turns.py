@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import nn
 
-from vlalign_utils.loading.verbosity import silent
+from vlalign_utils.driver.verbosity import silent
 
 MARK = "THE-TEXT-IN-QUESTION"  # stands where a text goes, to see what a template writes around it
 

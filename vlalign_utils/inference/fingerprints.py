@@ -170,7 +170,7 @@ def inputs_identity(inputs: Mapping[str, Any]) -> str:
             digest.update(f"{name} {value!r}".encode())
             continue
         digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

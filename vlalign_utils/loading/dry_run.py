@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from vlalign_utils.driver.anatomy import find_anatomy
+from vlalign_utils.driver.verbosity import silent
 from vlalign_utils.loading.safetensors_headers import Header
-from vlalign_utils.loading.verbosity import silent
 
 
 def rehearse(

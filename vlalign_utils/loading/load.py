@@ -23,7 +23,7 @@ from transformers import (
     AutoModelForImageTextToText,
 )
 
-from vlalign_utils.driver.capability_trials import trial_inputs
+from vlalign_utils.driver.verbosity import quiet
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.base_model import check_pair, find_base
 from vlalign_utils.loading.checkpoint import (
@@ -40,7 +40,6 @@ from vlalign_utils.loading.placement import DeviceMap, place
 from vlalign_utils.loading.processors import load_processor
 from vlalign_utils.loading.safetensors_headers import fingerprint, read_headers
 from vlalign_utils.loading.source import Source
-from vlalign_utils.loading.verbosity import quiet
 
 
 def load_vlm(
@@ -130,7 +129,7 @@ def load_vlm(
 def _try_out(vlm: VLM) -> None:
     """Find out on two small pictures what the model allows; ValueError when it cannot be driven exactly."""
     try:
-        inputs = trial_inputs(vlm)
+        inputs = vlm.trial_inputs()
     # A processor that takes no such pictures may still take the user's own.
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as reason:
         LOG.warning("%s: not tried out, its processor refuses the trial: %s", vlm.source.name, reason)

@@ -1,24 +1,17 @@
 """What a run depends on: its checked parameters and the hash of code, parameters and model."""
 
 import ast
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
 
-from vlalign_utils.evidence import claim_rules
-from vlalign_utils.evidence.results import ResultsError, read
-from vlalign_utils.pipeline import parameter_rules, registry
-from vlalign_utils.pipeline.model_files import fingerprint_of
-from vlalign_utils.pipeline.normalise import KEPT_METADATA, PageError, read_page
+from vlalign_utils.pipeline import parameter_rules
+from vlalign_utils.pipeline.normalise import PageError, read_page
 from vlalign_utils.pipeline.registry import Architecture
-from vlalign_utils.pipeline.versions import versions
 
 SET_BY_RUN = ("arch", "archs", "out_dir", "quick")  # parameters that the run itself fills in
 TWO_STAGES = "two-stages"  # tag of the parameters cell of a notebook that compares the last two stages
@@ -50,7 +43,7 @@ def _parameters(notebook: NotebookNode, name: str) -> NotebookNode:
 def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
     """Names and default values of the one cell tagged `parameters`; all of them are Python literals."""
     found = {}
-    for line in _python(_parameters(notebook, name).source, f"{name}: the parameters cell").body:
+    for line in parsed(_parameters(notebook, name).source, f"{name}: the parameters cell").body:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         value = getattr(line, "value", None)
         try:
@@ -64,7 +57,8 @@ def defaults(notebook: NotebookNode, name: str) -> dict[str, Any]:
     return found
 
 
-def _python(source: str, where: str) -> ast.Module:
+def parsed(source: str, where: str) -> ast.Module:
+    """Syntax tree of Python code. Raises ParameterError naming where it is and the line at fault."""
     try:
         return ast.parse(source)
     except SyntaxError as error:
@@ -148,106 +142,3 @@ def effective(
     if wrong:
         raise ParameterError(f"{name}: {wrong}")
     return merged
-
-
-def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], root: Path) -> str:
-    """sha256 of a run's inputs: notebook, modules it reaches, versions, parameters, rules and the model.
-
-    `arch` is None for the comparison, whose input is the published results of all architectures.
-    """
-    digest = hashlib.sha256()
-    notebook = read_notebook(name, root)
-    cells = [
-        (cell.cell_type, cell.source, {key: cell.metadata.get(key) for key in KEPT_METADATA})
-        for cell in notebook.cells
-    ]
-    digest.update(_json([cells, params]))
-    modules = closure(notebook)
-    for module in modules:
-        digest.update(_module(module)[0])
-    digest.update(_json(versions(_code(notebook), map(_source, modules))))
-    digest.update(_rules(name, root))
-    if arch is not None:
-        digest.update(fingerprint_of(arch, root).encode())
-    else:
-        for entry in registry.load(root).architectures.values():
-            for measured in entry.notebooks:
-                digest.update(_measured(root / "book" / "results" / entry.name / f"{measured}.json"))
-    return digest.hexdigest()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()
-
-
-def _rules(notebook: str, root: Path) -> bytes:
-    """What decides the claims that a notebook judges: nothing for one that judges none."""
-    path = root / claim_rules.FILE
-    known = claim_rules.load(path).values() if path.is_file() else ()
-    judged = [
-        [claim.id, claim.seeds, {name: region.model_dump() for name, region in claim.conditions.items()}]
-        for claim in known
-        if claim.chapter == notebook
-    ]
-    return _json([claim_rules.level(len(known)), judged]) if judged else b""
-
-
-def _measured(path: Path) -> bytes:
-    """What a results file holds besides its timing; nothing for one that is missing, damaged or changed."""
-    try:
-        return _json(read(path).measured())
-    except ResultsError:
-        return _json(None)
-
-
-def _source(module: str) -> Path:
-    """The file of a module of the package, e.g. `vlalign_utils.data.scenes`."""
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def _code(notebook: NotebookNode) -> str:
-    """A notebook's Python, without the lines that are commands of its kernel."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return "\n".join(line for source in code for line in source.splitlines() if line[:1] not in ("%", "!"))
-
-
-def closure(notebook: NotebookNode) -> list[str]:
-    """Modules of the package that a notebook imports, directly or through others, sorted by name."""
-    todo = list(_imports(_python(_code(notebook), "the notebook's code"), package=""))
-    seen: set[str] = set()
-    while todo:
-        module = todo.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        todo += _module(module)[1]
-    return sorted(seen)
-
-
-@cache
-def _module(module: str) -> tuple[bytes, list[str]]:
-    """A module's name and code, hashed, and the modules of the package that it imports."""
-    path = _source(module)
-    code = path.read_bytes()
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return hashlib.sha256(module.encode() + code).digest(), sorted(set(_imports(ast.parse(code), package)))
-
-
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
-    """Modules of the package named by import statements anywhere in the code, and their parent packages."""
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:  # relative: climb level - 1 packages from this one
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == PACKAGE.name:
-                chain = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-                yield from (module for module in chain if _source(module).is_file())

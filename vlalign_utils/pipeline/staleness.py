@@ -8,13 +8,13 @@ from typing import Any
 from vlalign_utils.evidence.results import Results, ResultsError, read
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.input_hash import input_hash
 from vlalign_utils.pipeline.model_files import n_layers
 from vlalign_utils.pipeline.normalise import PageError, digest, read_page
 from vlalign_utils.pipeline.parameters import (
     ParameterError,
     check_stages,
     effective,
-    input_hash,
     read_notebook,
 )
 from vlalign_utils.pipeline.registry import COMPARISON

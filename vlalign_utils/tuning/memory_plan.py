@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
+from vlalign_utils.driver.verbosity import silent
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.checkpoint import fetch_small, locate
 from vlalign_utils.loading.load import read_config
 from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
-from vlalign_utils.loading.verbosity import silent
 from vlalign_utils.tuning.activation_memory import footprint
 from vlalign_utils.tuning.strategies import Strategy, connector, trained
 

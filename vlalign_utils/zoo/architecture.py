@@ -27,7 +27,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from vlalign_utils.data.tokenizer import build_tokenizer
-from vlalign_utils.loading.verbosity import quiet
+from vlalign_utils.driver.verbosity import quiet
 from vlalign_utils.paths import atomic_folder
 
 

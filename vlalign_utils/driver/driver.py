@@ -1,0 +1,266 @@
+"""The one driver of every vision-language model, whatever its family."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vlalign_utils.driver import batched_replay, finite, image_positions, recording
+from vlalign_utils.driver.anatomy import find_anatomy, image_token_ids
+from vlalign_utils.driver.attention_backend import attention_for
+from vlalign_utils.driver.edits import Edit, Knockout, check_edits, check_layer
+from vlalign_utils.driver.image_positions import pixels
+from vlalign_utils.driver.kv_cache import Keys, weights_now
+from vlalign_utils.driver.recording import Replay, Run
+
+LOG = logging.getLogger("vlalign")
+# Tokens that run at once when sets of edits share a batch: a processor's cache holds few, a card wants many.
+TOKENS_CPU, TOKENS = 1024, 16384
+
+
+def _need(edits: Sequence[Edit]) -> Literal["masks", "any"]:
+    return "masks" if any(isinstance(edit, Knockout) for edit in edits) else "any"
+
+
+def _checkpointing(layers: nn.ModuleList) -> bool:
+    return any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
+
+
+class Driver:
+    """Record, replay and edit the decoder of a loaded transformers vision-language model.
+
+    The model is used as it is: its weights, precision and train or eval mode are never changed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Find the decoder layers. Raises ValueError when they cannot be told apart."""
+        self.model: Any = model
+        self.anatomy = find_anatomy(model)
+        self._image_ids = sorted(image_token_ids(self.model.config))
+        self.image_source: str | None = None  # "ids", "pixels" or "none": decided on the first image
+        self._all_show_pixels = True  # whether every declared position changed with the first image's pixels
+        self._joint: dict[bool, bool] = {}  # whether rows can run together: all tokens; a suffix of them
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Decoder layers."""
+        return self.anatomy.layers
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's first weights that are in memory; what is offloaded comes there by itself."""
+        return self._weights().device
+
+    def _weights(self) -> Tensor:
+        held = (p for p in self.model.parameters() if not p.is_meta)
+        return next(held, torch.empty(0, dtype=self.model.dtype))
+
+    def record(self, *, stop: int | None = None, keys: bool = False, **inputs: Any) -> Run:
+        """Run the whole model once, vision tower included and without gradients.
+
+        With `stop` the forward ends at what enters that layer, which is all that training above it
+        needs. With `keys` it also keeps the keys and values of the attention, where the model allows
+        that: `replays` then computes only the tokens that an edit can change. Raises TypeError for an
+        input that the model does not take, and ValueError, naming the first part at fault, when the model
+        gives NaN or infinity.
+        """
+        if stop is not None:
+            check_layer(stop, "stop", 0, self.n_layers)
+        placed = self._on_device(inputs)
+        run = self._record(placed, stop, keys)
+        finite.check_run(self.anatomy, run)
+        return run
+
+    def _record(self, placed: dict[str, Any], stop: int | None, keys: bool) -> Run:
+        if not keys or not self._joint.get(True, True):
+            return recording.record(self.anatomy, placed, stop)
+        try:
+            return recording.record(self.anatomy, placed, stop, Keys(weights_now(self.layers)))
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
+            run = recording.record(self.anatomy, placed, stop)  # raises again where the inputs are at fault
+            self._joint[True] = False
+            LOG.info("%s: every token runs in a sweep: %s", type(self.model).__name__, reason)
+            return run
+
+    def prefix(self, inputs: Mapping[str, Any], stop: int) -> Float[Tensor, "*batch tokens width"]:
+        """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed."""
+        return self.record(stop=stop, **inputs).resid[stop]
+
+    def replay(
+        self,
+        run: Run,
+        start: int = 0,
+        hidden: Float[Tensor, "*batch tokens width"] | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> Replay:
+        """Run decoder and head again, layers `start` and above only, with edits.
+
+        `hidden` [batch, tokens, width] replaces what enters layer `start`. Layers below return their
+        recorded outputs. Runs under the caller's gradient mode: gradients reach `hidden`, edit values and
+        the weights of the layers that run. Raises IndexError, TypeError or ValueError, naming the
+        argument, for what does not fit the run.
+        """
+        self._check_run(run)
+        check_layer(start, "start", 0, min(self.n_layers, len(run.resid) - 1))
+        expected = run.resid[start].shape
+        if hidden is not None and hidden.shape != expected:
+            raise ValueError(f"hidden has shape {list(hidden.shape)}, layer {start} takes {list(expected)}")
+        check_edits(edits, run.resid[0], run.grid, start, self.layers)
+        if _need(edits) == "masks" and torch.is_grad_enabled() and _checkpointing(self.layers):
+            raise ValueError(
+                "Knockout cannot be trained through with gradient checkpointing, which runs the layers again "
+                "without it: call model.gradient_checkpointing_disable()"
+            )
+        with attention_for(self, _need(edits)):
+            return recording.replay(self.anatomy, run, start, hidden, edits)
+
+    def replays(
+        self, run: Run, sets: Iterable[Sequence[Edit]], keep: int | None = None, budget: int | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "batch kept vocabulary"]]]:
+        """Replay a run once for each set of edits, and yield the set's number with its logits as they come.
+
+        Logits are those of the last `keep` tokens, None for all. Sets run together, up to `budget` tokens
+        at a time (None for what suits the device), each from its lowest edited layer and, for a run
+        recorded with `keys` and `keep`, from its first edited token. Where this model or run does not allow
+        that, they run one by one: the result is the same, up to rounding where sets share a batch. Raises
+        as `replay` does.
+        """
+        sets = list(sets)
+        self._check_run(run)
+        for edits in sets:
+            check_edits(edits, run.resid[0], run.grid, 0, self.layers)
+        if keep is not None and not 1 <= keep <= run.grid[1]:
+            raise ValueError(f"keep is {keep}, expected 1..{run.grid[1]} tokens, or None for all")
+        if run.logits.shape[1] != run.grid[1]:
+            raise ValueError("this run kept the logits of some tokens only: record it without logits_to_keep")
+        if run.keys is not None and run.keys.made_by != weights_now(self.layers):
+            run = replace(run, keys=None)  # a token's keys are those of weights that have changed since
+        if budget is None:
+            budget = TOKENS_CPU if self.device.type == "cpu" else TOKENS
+        parts = [batched_replay.as_row(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
+        groups = batched_replay.plan(self.anatomy, run, parts, budget)
+        return (done for group, apart in groups for done in self._replay_group(run, group, apart, keep))
+
+    def _check_run(self, run: Run) -> None:
+        if run.root is not self.model:
+            raise ValueError("this run was recorded by another model: record the inputs with this one")
+        if run.versions != [stream._version for stream in run.resid]:
+            raise ValueError("a residual stream of this run was changed in place: change a clone of it")
+
+    def _replay_group(
+        self, run: Run, group: Sequence[batched_replay.Row], apart: bool, keep: int | None
+    ) -> list[tuple[int, Tensor]]:
+        with attention_for(self, _need([edit for row in group for edit in row.edits])):
+            if apart and self.runs_jointly(run, group[0].cut):
+                try:
+                    return batched_replay.together(self.anatomy, run, group, keep)
+                except batched_replay.Unfit as reason:
+                    LOG.info("%s: sets of edits run one by one: %s", type(self.model).__name__, reason)
+            return [(row.index, batched_replay.one_by_one(self.anatomy, run, row, keep)) for row in group]
+
+    def runs_jointly(self, run: Run, cut: int) -> bool:
+        """Whether rows of this model's tokens from `cut` on can share a batch; tried once, on `run`."""
+        if (cut > 0) not in self._joint:
+            self._joint[cut > 0] = batched_replay.agree(self.anatomy, run, cut)
+            if not self._joint[cut > 0]:
+                what = "a suffix of the tokens" if cut else "several sets of edits"
+                LOG.info("%s: %s cannot run by itself; falling back", type(self.model).__name__, what)
+        return self._joint[cut > 0]
+
+    def self_test(self, run: Run) -> None:
+        """Raise RuntimeError unless replays, whole and from the middle, give the recorded logits exactly.
+
+        Raises ValueError, naming the first part at fault, when the logits are no numbers.
+        """
+        finite.check_run(self.anatomy, run)
+        for start in (0, self.n_layers // 2):
+            with torch.no_grad():
+                logits = self.replay(run, start=start).logits
+            if not torch.equal(logits, run.logits):
+                worst = (logits - run.logits).abs().max().item()
+                raise RuntimeError(
+                    f"replay from layer {start} differs from the recorded logits by {worst:.3g}: "
+                    f"{type(self.model).__name__} cannot be driven exactly"
+                )
+
+    def image_mask(
+        self, inputs: Mapping[str, Any], run: Run | None = None
+    ) -> Bool[Tensor, "batch tokens"] | None:
+        """Positions that hold image features; None where pixels never occupy positions.
+
+        The placeholder ids that the configuration declares are checked against `pixel_mask` the
+        first time an image is seen, and replaced by it where they miss a position.
+        """
+        inputs = self._on_device(inputs)
+        # An encoder-decoder's own tokens; a model that takes no ids at all declares no positions by them.
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        if ids is None:
+            embeds = inputs.get("decoder_inputs_embeds", inputs.get("inputs_embeds"))
+            grid = (0, 0) if embeds is None else embeds.shape[:2]
+            ids = torch.full(grid, -1, device=self.device)
+        if not pixels(inputs):
+            return torch.zeros_like(ids, dtype=torch.bool)
+        declared = torch.isin(ids, torch.tensor(self._image_ids, device=self.device))
+        if self.image_source is None:
+            found = self.pixel_mask(inputs, run)
+            covered = found.shape == declared.shape and not (found & ~declared).any()
+            # A connector that gives zeros leaves no trace either; but then pixels change nothing at all.
+            if not found.any() and not self._sees_pixels(inputs):
+                return declared  # these pixels decide nothing: the next ones may
+            self._all_show_pixels = torch.equal(found, declared)
+            self.image_source = "none" if not found.any() else "ids" if covered else "pixels"
+        if self.image_source == "none":
+            return None
+        # Embeddings given in place of ids show no placeholder.
+        by_ids = self.image_source == "ids" and bool((ids >= 0).any())
+        return declared if by_ids else self.pixel_mask(inputs, run)
+
+    def pixel_tokens(
+        self, inputs: Mapping[str, Any], run: Run | None = None
+    ) -> Bool[Tensor, "batch tokens"] | None:
+        """Those positions of `image_mask` whose input to layer 0 depends on the pixels.
+
+        Placeholders may also hold learned row ends (LLaVA-OneVision, LLaVA-NeXT), the same for every image.
+        Costs two forwards that stop at layer 0 in such a model, nothing in others.
+        """
+        image = self.image_mask(inputs, run)
+        if image is None or not image.any() or self._all_show_pixels:
+            return image
+        return image & self.pixel_mask(inputs, run)
+
+    @torch.no_grad()
+    def _sees_pixels(self, inputs: dict[str, Any]) -> bool:
+        changed = inputs | image_positions.other_pixels(inputs)
+        logits = [self.model(**one, use_cache=False).logits for one in (inputs, changed)]
+        return not torch.equal(*logits)
+
+    def pixel_mask(self, inputs: Mapping[str, Any], run: Run | None = None) -> Bool[Tensor, "batch tokens"]:
+        """Positions where what enters layer 0 changes with the pixels, found by changing them.
+
+        Takes two forwards that stop at layer 0; `run`, the record of `inputs`, can save one of them.
+        """
+        return image_positions.pixel_mask(self.anatomy, self._on_device(inputs), run)
+
+    def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        known = self.anatomy.input_names()
+        for name in inputs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f", did you mean {close[0]!r}?" if close else f"; it takes {', '.join(sorted(known))}"
+                raise TypeError(f"{type(self.model).__name__} does not take the input {name!r}{hint}")
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
