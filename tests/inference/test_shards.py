@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_leaves_nothing_of_a_shard(tmp_path: Path) -> None:
     script = f"""
 import resource, torch
 from pathlib import Path
-from vlalign_utils.shards import Shards, StoreError, write_shard
+from vlalign_utils.inference.shards import Shards, StoreError, write_shard
 from vlalign_utils.paths import WriteError
 
 folder = Path({str(tmp_path)!r})

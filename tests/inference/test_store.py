@@ -217,7 +217,7 @@ import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from pathlib import Path
 from test_store import KEY, states
-from vlalign_utils.store import ActivationStore
+from vlalign_utils.inference.store import ActivationStore
 
 store = ActivationStore(Path({str(tmp_path)!r}), KEY)
 store.append([0, 1, 2], states([0, 1, 2]))

@@ -41,7 +41,7 @@ if act == "exit":
 """
 SAVE = """
 if act == "print":
-    from vlalign_utils.results import Report
+    from vlalign_utils.evidence.results import Report
     report = Report("01_a", arch=arch, out_dir=out_dir)
     report.value("score", 0.5 + seed, 0.4, 1.6, 10)
     report.timing("all", time.time())

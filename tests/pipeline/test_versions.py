@@ -57,7 +57,7 @@ def test_another_version_is_another_input(installed: dict[str, str], tmp_path: P
     arch = Architecture(name="tiny", title="T", description="d", model="zoo/tiny", notebooks=["01_a"])
 
     def hashed() -> str:
-        return parameters.input_hash("01_a", arch, {}, tmp_path)
+        return input_hash.input_hash("01_a", arch, {}, tmp_path)
 
     before = hashed()
     for name, value in (("torch", "2.13.0"), ("hypothesis", "6.0"), ("torchvision", "0.28.0")):
@@ -77,7 +77,7 @@ def test_every_version_in_a_hash_is_pinned(path: Path) -> None:
     """So that what was committed is fresh on any machine that was set up from the lock."""
     notebook = nbformat.read(path, as_version=4)
     modules = [input_hash._source(module) for module in input_hash.closure(notebook)]
-    found = versions.versions(parameters._code(notebook), modules)
+    found = versions.versions(input_hash.code(notebook), modules)
     pinned = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
     torch = {"torch": (ROOT / "Makefile").read_text().split("TORCH := torch==")[1].split()[0]}
     assert found
