@@ -26,7 +26,7 @@ from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import PageError, check_size, digest, machine_paths, normalise
 from vlalign_utils.pipeline.page_markup import check_markup
 from vlalign_utils.pipeline.parameters import ParameterError, defaults, read_notebook
-from vlalign_utils.pipeline.registry import RegistryError
+from vlalign_utils.pipeline.registry import COMPARISON, RegistryError
 from vlalign_utils.pipeline.staleness import marker, plan
 
 TIMEOUT_VARIABLE = "VLALIGN_CELL_TIMEOUT"
