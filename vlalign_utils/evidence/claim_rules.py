@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from vlalign_utils.evidence.intervals import Interval
+from vlalign_utils.evidence.strict import Strict
 from vlalign_utils.evidence.yaml_files import YamlError, load_yaml
 from vlalign_utils.paths import NOTEBOOK, ROOT
 
@@ -15,17 +16,14 @@ FILE = "book/claims.yml"
 ERROR_RATE = 0.05  # of all claims on one architecture together
 Word = Literal["supported", "contradicted", "undecided"]
 Text = Annotated[str, Field(min_length=1)]
+Key = Annotated[str, Field(pattern=r"^[\w:.-]+$")]
 
 
 class ClaimError(ValueError):
     """claims.yml is wrong, or a verdict was asked for that it does not allow."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Condition(_Strict):
+class Condition(Strict):
     """The region that an interval must lie in. A guard says that the measurement works at all."""
 
     above: FiniteFloat | None = None
@@ -46,13 +44,13 @@ class Condition(_Strict):
         return ", ".join(f"{side} {end:g}" for side, end in ends.items() if end is not None)
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """One claim: its sentence and source, its statistic and null, and the conditions that decide it."""
 
     id: Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")]
     says: Text
     source: Literal["paper", "follow-up"]
-    references: list[Annotated[str, Field(pattern=r"^[\w:.-]+$")]] = []  # keys of book/references.bib
+    references: list[Key] = Field(default_factory=list)  # of book/references.bib
     works: str = ""  # where it comes from, when that has no key
     statistic: Text
     formula: Annotated[str, Field(pattern=r"^[^$`]+$")]
@@ -72,7 +70,7 @@ class Claim(_Strict):
         return self
 
 
-class Measured(_Strict):
+class Measured(Strict):
     """An interval as it is stored."""
 
     value: FiniteFloat
@@ -95,7 +93,7 @@ class Outcome(Condition):
         return f"{shown}, N = {shown.n}: {self.lies} ({self.region()})"
 
 
-class Verdict(_Strict):
+class Verdict(Strict):
     """The word, what decided it (a condition, or too few seeds), and every condition's outcome."""
 
     word: Word

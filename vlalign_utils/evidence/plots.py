@@ -92,8 +92,8 @@ def palette_png(fig: Figure) -> bytes:
     """The figure as a PNG of 255 colours: a third of the size, and drawings need no more."""
     full, small = BytesIO(), BytesIO()
     fig.savefig(full, format="png")
-    picture = open_image(full).convert("RGB")
-    few = picture.quantize(255, method=Quantize.MEDIANCUT, dither=Dither.NONE)
+    drawing = open_image(full).convert("RGB")
+    few = drawing.quantize(255, method=Quantize.MEDIANCUT, dither=Dither.NONE)
     few.save(small, "PNG", optimize=True)
     return small.getvalue()
 
@@ -175,6 +175,23 @@ def heat(
     return shown
 
 
+def line_look(position: int) -> dict[str, Any]:
+    """Plot keywords for one of many strategies: a look that comes back has another filling of its marker."""
+    colour, dash, marker = look("", position)
+    filling = FILLINGS[position // len(OTHERS) % len(FILLINGS)]
+    return {"color": colour, "linestyle": dash, "marker": marker, "fillstyle": filling}
+
+
+def points(ax: Axes, named: Mapping[str, tuple[Interval, Interval]]) -> None:
+    """Points with the intervals of their x and y, named in a legend on the right."""
+    for position, (name, (x, y)) in enumerate(named.items()):
+        style = line_look(position) | {"linestyle": "none", "markersize": 7}
+        ax.plot([x.low, x.high], [y.value] * 2, color=style["color"], linewidth=0.7)
+        ax.plot([x.value] * 2, [y.low, y.high], color=style["color"], linewidth=0.7)
+        ax.plot(x.value, y.value, label=name, zorder=3, markerfacecoloralt=ax.get_facecolor(), **style)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
 def bars(
     ax: Axes,
     groups: Mapping[str, Mapping[str, Interval]],
@@ -202,12 +219,12 @@ def bars(
         ax.legend()
 
 
-def pictures(images: Sequence[Image], texts: Sequence[str], columns: int = 4) -> Figure:
-    """Small pictures in rows, each with its text below it."""
-    fig, axes = figure(columns, -(-len(images) // columns), height=2.5, width=2.3)
+def images(shown: Sequence[Image], texts: Sequence[str], columns: int = 4) -> Figure:
+    """Small images in rows, each with its text below it."""
+    fig, axes = figure(columns, -(-len(shown) // columns), height=2.5, width=2.3)
     for ax in axes:
         ax.set_axis_off()
-    for ax, image, text in zip(axes, images, texts, strict=False):
+    for ax, image, text in zip(axes, shown, texts, strict=False):
         ax.imshow(image, interpolation="nearest")
         ax.text(0.5, -0.05, text, transform=ax.transAxes, ha="center", va="top", fontsize=8, parse_math=False)
     return fig

@@ -11,10 +11,11 @@ from typing import Any, Literal, SupportsFloat, SupportsInt
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, ValidationError, model_validator
 
 from vlalign_utils.evidence import claim_rules, claims
 from vlalign_utils.evidence.intervals import Interval
+from vlalign_utils.evidence.strict import Strict
 from vlalign_utils.paths import ROOT, results_root, write_atomic
 
 PACKAGES = ("torch", "transformers", "numpy", "scikit-learn")
@@ -25,11 +26,7 @@ class ResultsError(ValueError):
     """A result that is missing, malformed, or not a number."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Estimate(_Strict):
+class Estimate(Strict):
     """A number with its interval [low, high], the N it rests on, and the chance level if it has one."""
 
     value: FiniteFloat
@@ -45,7 +42,7 @@ class Estimate(_Strict):
         return self
 
 
-class Table(_Strict):
+class Table(Strict):
     """A tidy table: one list per row, in the order of `columns`."""
 
     columns: list[str]
@@ -59,7 +56,7 @@ class Table(_Strict):
         return self
 
 
-class Results(_Strict):
+class Results(Strict):
     """Schema of `book/results/<arch>/<notebook>.json`.
 
     `params`, `input_hash`, `notebook_digest` and `content_digest` are filled in when the run is published:
@@ -70,17 +67,17 @@ class Results(_Strict):
     schema_version: Literal[1] = 1
     notebook: str
     arch: str
-    params: dict[str, JsonValue] = {}
+    params: dict[str, JsonValue] = Field(default_factory=dict)
     input_hash: str = ""
     notebook_digest: str = ""
     content_digest: str = ""  # of all other fields: every number, every parameter, every verdict
     quick: bool = False
-    versions: dict[str, str] = {}
-    values: dict[str, Estimate] = {}
-    tables: dict[str, Table] = {}
-    claims: dict[str, claim_rules.Verdict] = {}
-    findings: list[str] = []
-    timing: dict[str, FiniteFloat] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, Estimate] = Field(default_factory=dict)
+    tables: dict[str, Table] = Field(default_factory=dict)
+    claims: dict[str, claim_rules.Verdict] = Field(default_factory=dict)
+    findings: list[str] = Field(default_factory=list)
+    timing: dict[str, FiniteFloat] = Field(default_factory=dict)
 
     def frame(self, name: str) -> pd.DataFrame:
         """One table as a DataFrame. Raises ResultsError naming the tables there are."""

@@ -4,8 +4,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from vlalign_utils.evidence.strict import Strict
 from vlalign_utils.evidence.yaml_files import YamlError, load_yaml
 from vlalign_utils.paths import NOTEBOOK, ROOT
 
@@ -19,11 +20,7 @@ class RegistryError(ValueError):
     """architectures.yml is wrong, or was asked for something it does not hold."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Architecture(_Strict):
+class Architecture(Strict):
     """One entry: a folder of stages, the folder of one model, or a hub id with its revision.
 
     One model is stage `tuned`; `base`, the language model that it was made from, adds stage `base`: the same
@@ -40,9 +37,9 @@ class Architecture(_Strict):
     base_revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device_map: Literal["auto"] | dict[str, int | str] | None = None
-    stages: list[str] = []
+    stages: list[str] = Field(default_factory=list)
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]]
-    parameters: dict[str, dict[str, JsonValue]] = {}
+    parameters: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     repeats: str | None = None  # the entry whose recipe this one ran again from another seed
     cell_timeout: int | None = Field(default=None, ge=1)
 
@@ -62,7 +59,7 @@ class Architecture(_Strict):
         return self
 
 
-class Registry(_Strict):
+class Registry(Strict):
     """All of architectures.yml, in its order."""
 
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]] = Field(min_length=1)

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast, send_to_device
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.paths import sweep
 from vlalign_utils.tuning.training_state import load_state, save_state
 
@@ -27,10 +28,8 @@ RISE = 4.0  # times that mean
 Make = Callable[[dict[str, nn.Parameter], "Schedule"], list[torch.optim.Optimizer]]
 
 
-class Schedule(BaseModel):
+class Schedule(Closed):
     """How long and how fast to train: `lr` is the peak, reached after `warmup` of the steps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)  # rows, over all processes

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -28,13 +28,12 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from vlalign_utils.data.tokenizer import build_tokenizer
 from vlalign_utils.driver.verbosity import quiet
+from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.paths import atomic_folder
 
 
-class Shell(BaseModel):
+class Shell(Closed):
     """A family's architecture and how its processor writes an image. Patterns match whole dotted names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: dict[str, Any]  # for AutoConfig.for_model; a special token stands for its id
     tokens: dict[str, str]  # special tokens by the attribute that the processor asks the tokenizer for
@@ -43,8 +42,10 @@ class Shell(BaseModel):
     processor: dict[str, Any] | None = None  # what it takes besides its parts
     vision_tower: str  # pattern of one module
     connector: list[str] = Field(min_length=1)  # patterns of modules, between the tower and the text model
-    bridge: list[str] = []  # patterns of layers of the text model that only pictures use
-    start: dict[str, float] = {}  # patterns of the ends of parameters' names, and their constant first value
+    # patterns of layers of the text model that only images use
+    bridge: list[str] = Field(default_factory=list)
+    # patterns of the ends of parameters' names, and their constant first value
+    start: dict[str, float] = Field(default_factory=dict)
 
 
 def build_tokenizer_for(recipe: Shell) -> PreTrainedTokenizerBase:

@@ -4,19 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.tuning.train_loop import Schedule
 from vlalign_utils.zoo.architecture import Shell
 
 STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Stages(_Strict):
+class Stages(Closed):
     """The schedule of each stage, in order of training."""
 
     vision: Schedule

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from vlalign_utils.book.pages.markdown import number, table, text
 from vlalign_utils.driver.capabilities import MEANINGS
 from vlalign_utils.evidence.results import ResultsError
+from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.paths import write_atomic
 
 FILE = "book/families.json"
@@ -37,10 +38,9 @@ GROUPS = {
 }
 
 
-class Family(BaseModel):
+class Family(Closed):
     """One model type: its group, class, decoder layers, and what was found."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     group: str
     model: str
     layers: int
@@ -48,10 +48,9 @@ class Family(BaseModel):
     findings: dict[str, tuple[bool | None, str]]
 
 
-class Families(BaseModel):
+class Families(Closed):
     """All that was tried, with which transformers, and what could not be built."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     transformers: str
     families: dict[str, Family]
     unbuilt: dict[str, str]
