@@ -118,7 +118,7 @@ def test_a_grid_that_begins_at_layer_1_says_so() -> None:
 
 
 def test_pictures_fill_rows_and_leave_the_rest_empty() -> None:
-    fig = plots.pictures([Image.new("RGB", (8, 8), "red")] * 5, list("abcde"), columns=4)
+    fig = plots.images([Image.new("RGB", (8, 8), "red")] * 5, list("abcde"), columns=4)
     assert [ax.texts[0].get_text() for ax in fig.axes if ax.texts] == list("abcde")
     assert not any(ax.axison for ax in fig.axes)
 
@@ -142,3 +142,17 @@ def test_a_figure_in_a_page_is_small_and_looks_the_same():
     assert one.shape == other.shape
     assert np.abs(one - other).mean() < 1
     assert small == plots.palette_png(fig)
+
+
+def test_as_many_strategies_as_a_study_has_look_different():
+    looks = [tuple(str(v) for v in plots.line_look(i).values()) for i in range(13)]
+    assert len(set(looks)) == 13
+
+
+def test_every_point_is_drawn_with_its_intervals_and_named():
+    ax = Figure().subplots()
+    points = {f"s{i}": (Interval(i, i - 1, i + 1, 3), Interval(2 * i, 0, 3 * i, 9)) for i in range(12)}
+    plots.points(ax, points)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(points)
+    lines = [line.get_xydata().tolist() for line in ax.lines]
+    assert lines[6:9] == [[[1, 4], [3, 4]], [[2, 0], [2, 6]], [[2, 4]]]

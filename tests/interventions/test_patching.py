@@ -95,9 +95,9 @@ def test_states_of_captions_and_pictures_are_exchanged_as_plain_hooks_do(vlm: VL
     found = caption_patching.twin_sweep(vlm, CAPTIONED, seed=1, batch_size=4)
     control = caption_patching._others(CAPTIONED, 1)
     assert all(CAPTIONED[a].answer != CAPTIONED[b].answer for a, b in enumerate(control))
-    sides = {"picture": CAPTIONED, "caption": [item.twin() for item in CAPTIONED]}
+    sides = {"image": CAPTIONED, "caption": [item.twin() for item in CAPTIONED]}
     for name, (giver, receiver) in zip(
-        caption_patching.TWINS, (("caption", "picture"), ("picture", "caption")), strict=True
+        caption_patching.TWINS, (("caption", "image"), ("image", "caption")), strict=True
     ):
         items = sides[receiver]
         assert found[name].clean == pytest.approx(probs(vlm, items), rel=1e-4)

@@ -102,7 +102,7 @@ def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
         for parameter in before.layers[2].parameters():
             parameter.mul_(1.5)
     swept = windows.sweep(vlm, ITEMS, windows.reverts(before), width=1)
-    drop = swept.drop("weights put back")
+    drop = swept.drop("weights reverted")
     assert drop[:, [0, 1, 3]] == pytest.approx(0, abs=1e-6)
     assert (drop[:, 2] != 0).all()
     own = vlm.layers[2].state_dict()
@@ -111,7 +111,7 @@ def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
     with torch.no_grad():
         scores = answer_scores(vlm.model(**batch.inputs).logits, batch.answers)
     vlm.layers[2].load_state_dict({name: value / 1.5 for name, value in own.items()})
-    assert swept.prob["weights put back"][batch.rows, 2] == pytest.approx(scores.prob, rel=1e-4)
+    assert swept.prob["weights reverted"][batch.rows, 2] == pytest.approx(scores.prob, rel=1e-4)
 
 
 @pytest.mark.usefixtures("all_solved")

@@ -2,12 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
 from vlalign_utils.data.suites import Item
 from vlalign_utils.evidence import claims
-from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.tuning import outcomes
 from vlalign_utils.tuning.flops import Forward, Part
 from vlalign_utils.tuning.outcomes import Study, spread
@@ -188,17 +186,3 @@ def test_a_correlation_never_leaves_its_range():
 def test_no_order_is_no_correlation():
     found, chance = outcomes.rank_correlation(np.arange(4.0)[:, None], np.ones((4, 1)))
     assert (found.value, found.low, found.high, chance) == (0, 0, 0, 0)
-
-
-def test_as_many_strategies_as_a_study_has_look_different():
-    looks = [tuple(str(v) for v in outcomes.line_look(i).values()) for i in range(13)]
-    assert len(set(looks)) == 13
-
-
-def test_every_point_is_drawn_with_its_intervals_and_named():
-    ax = Figure().subplots()
-    points = {f"s{i}": (Interval(i, i - 1, i + 1, 3), Interval(2 * i, 0, 3 * i, 9)) for i in range(12)}
-    outcomes.draw_points(ax, points)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(points)
-    lines = [line.get_xydata().tolist() for line in ax.lines]
-    assert lines[6:9] == [[[1, 4], [3, 4]], [[2, 0], [2, 6]], [[2, 4]]]

@@ -49,6 +49,7 @@ OTHERS = (
     Look("#8f8f2e", (0, (5, 1, 1, 1)), "v"),
     Look("#5b5b5b", (0, (1, 1)), "P"),
 )
+FILLINGS = ("full", "none", "left")  # of a marker, one after another
 
 STYLE: dict[str, Any] = {
     "figure.facecolor": BACKGROUND,

@@ -15,7 +15,7 @@ from vlalign_utils.inference.scoring import Batch, as_batch
 from vlalign_utils.interventions.patching import slots
 from vlalign_utils.interventions.sweep import Edits, Sweep, answered, last_positions, replayed
 
-TWINS = ("caption into picture", "picture into caption")
+TWINS = ("caption into image", "image into caption")
 
 
 def twin_sweep(

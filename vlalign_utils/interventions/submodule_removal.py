@@ -65,7 +65,7 @@ def _nothing(module: nn.Module, args: Any, output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:])
 
 
-SIDES = ("pictures", "captions")
+SIDES = ("images", "captions")
 
 
 def compression_sweep(

@@ -53,7 +53,7 @@ ROUTES: dict[str, Intervention] = {
 
 def reverts(before: VLM) -> dict[str, Intervention]:
     """The window runs with the weights of another stage of the same model, such as the one before tuning."""
-    return {"weights put back": lambda at, first, last: Revert(first, last, before.layers)}
+    return {"weights reverted": lambda at, first, last: Revert(first, last, before.layers)}
 
 
 CROSS = "cross-attention cut"

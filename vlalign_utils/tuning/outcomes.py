@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from scipy.stats import rankdata
 
 from vlalign_utils.data.suites import Item
 from vlalign_utils.evidence import claims
 from vlalign_utils.evidence.intervals import Interval, above_chance, rng
-from vlalign_utils.evidence.plots import OTHERS, look
 from vlalign_utils.tuning.costs import of_training
 from vlalign_utils.tuning.flops import Forward
 from vlalign_utils.tuning.strategies import Strategy
@@ -24,7 +22,6 @@ from vlalign_utils.tuning.time_model import Features, TimeFit, features, fit_tim
 CONFIDENCE = 0.95
 SHUFFLES = 2000
 PERFECT = 0.999  # a correlation beyond counts as this: Fisher's z has no end
-FILLINGS = ("full", "none", "left")  # of a marker, one after another
 
 
 @dataclass(frozen=True)
@@ -131,23 +128,6 @@ def rank_correlation(
     mean, low, high, n = spread(z(slice(None))[:, None], seed)
     chance = float(np.tanh(np.quantile(means, 0.95)))
     return Interval(float(np.tanh(mean)), float(np.tanh(low)), float(np.tanh(high)), n), chance
-
-
-def line_look(position: int) -> dict[str, Any]:
-    """How to plot one of many strategies: a look that comes back has another filling of its marker."""
-    colour, dash, marker = look("", position)
-    filling = FILLINGS[position // len(OTHERS) % len(FILLINGS)]
-    return {"color": colour, "linestyle": dash, "marker": marker, "fillstyle": filling}
-
-
-def draw_points(ax: Axes, points: Mapping[str, tuple[Interval, Interval]]) -> None:
-    """Points with the intervals of their x and y, named in a legend on the right."""
-    for position, (name, (x, y)) in enumerate(points.items()):
-        style = line_look(position) | {"linestyle": "none", "markersize": 7}
-        ax.plot([x.low, x.high], [y.value] * 2, color=style["color"], linewidth=0.7)
-        ax.plot([x.value] * 2, [y.low, y.high], color=style["color"], linewidth=0.7)
-        ax.plot(x.value, y.value, label=name, zorder=3, markerfacecoloralt=ax.get_facecolor(), **style)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def strategy_of(record: Record) -> Strategy:

@@ -29,8 +29,8 @@ VIEWS = (
     View(
         "02_probing",
         "transfer",
-        "{}, caption to picture",
-        "{}, caption to picture, control",
+        "{}, caption to image",
+        "{}, caption to image, control",
         "where a probe of captions\nreads pictures",
         "score",
     ),

@@ -100,7 +100,7 @@ def _suite(name: str, folder: Path) -> list[str]:
     said = ["\nor\n".join(item.choices if item.metric == "choice" else [item.answer]) for item in items]
     said = [one.replace(", ", ",\n") for one in said]
     texts = [f"{item.prompt}\n{one}" for item, one in zip(items, said, strict=True)]
-    figure = plots.pictures(shown, texts)
+    figure = plots.images(shown, texts)
     figure.savefig(folder / f"suite-{name}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     alternative = "; ".join(f"a picture of {item.caption.strip('.')}" for item in items)
