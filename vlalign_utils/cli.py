@@ -98,7 +98,7 @@ def pages() -> None:
 
 @app.command()
 def toc() -> None:
-    """Write _toc.yml anew after a change of architectures.yml."""
+    """Regenerate _toc.yml after a change of architectures.yml."""
     from vlalign_utils.book import toc as contents
     from vlalign_utils.pipeline import registry
 

@@ -493,7 +493,7 @@ class TestCard:
 
 def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
     front.write(registry.load(source), tmp_path, source)
-    figure = (tmp_path / "picture.md").read_text()
+    figure = (tmp_path / "depth_figure.md").read_text()
     assert "hub: highest, 0.30, at depth 1.00, its control 0.06" in figure
     assert "shuffled pairs" in figure
     told = (tmp_path / "headline.md").read_text()
@@ -515,7 +515,7 @@ class TestVerdicts:
             row for row in shown.splitlines() if "#claim-entry" in row or "-strengthen" in row
         )
         chapter = "/book/results/tiny/03_geometry.ipynb"
-        word = f"[[supported]({chapter}#where-pictures-enter)]{{.verdict .supported}}"
+        word = f"[[supported]({chapter}#where-images-enter)]{{.verdict .supported}}"
         match = "depth that entering images match best"
         assert f"| {word} {match}: 0.300 \\[0.290,\xa00.310\\] | [not run]{{.verdict .not-run}} |" in entry
         width = "plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\]"

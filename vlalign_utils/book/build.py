@@ -94,6 +94,6 @@ def build(root: Path = ROOT) -> Path:
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise BookError("Jupyter Book stopped on the warnings and errors above")
     (work / "_build").rename(root / "_build")
-    drawn = (root / toc.GENERATED / front.PICTURE).read_text(encoding="utf-8")
-    write_atomic(root / "book" / "results" / front.PICTURE, drawn)  # for the README
+    drawn = (root / toc.GENERATED / front.FIGURE).read_text(encoding="utf-8")
+    write_atomic(root / "book" / "results" / front.FIGURE, drawn)  # for the README
     return root / "_build" / "html"

@@ -89,7 +89,7 @@ def seeds(table: pd.DataFrame) -> str:
 
 
 def seeds_by_chapter(table: pd.DataFrame) -> pd.DataFrame:
-    """The same counts by recipe and chapter, as rows to show."""
+    """Counts of such numbers by recipe and chapter, as rows to show."""
     counts = table.assign(apart=_apart(table)).groupby(["recipe", "chapter"], sort=False)["apart"]
     summary = counts.agg(["size", "sum"]).reset_index()
     return summary.set_axis(["recipe", "chapter", "numbers", "further apart than one interval"], axis=1)

@@ -103,7 +103,7 @@ class Verdict(Strict):
     seeds: int = Field(ge=1)
 
     def intervals(self) -> dict[str, Interval | None]:
-        """What it was judged by."""
+        """The condition, or the number of seeds, that decided."""
         found = {name: outcome.interval for name, outcome in self.conditions.items()}
         return {name: Interval(**one.model_dump()) if one else None for name, one in found.items()}
 

@@ -54,7 +54,7 @@ def verdict(name: str, judged: Verdict) -> str:
 
 
 def reason(judged: Verdict) -> str:
-    """What decided a verdict, as a clause: a condition with its interval and region, or too few seeds."""
+    """The reason of a verdict, as a clause: a condition with its interval and region, or too few seeds."""
     outcome = judged.conditions.get(judged.decided_by)
     if outcome is None:
         main = next(iter(judged.conditions))

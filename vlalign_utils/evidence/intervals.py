@@ -22,7 +22,7 @@ class Interval(NamedTuple):
     n: int
 
     def scaled(self, factor: float) -> "Interval":
-        """The same interval in another unit; `factor` is positive."""
+        """The interval in another unit; `factor` is positive."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.n)
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Band(NamedTuple):
 
 
 class Null(NamedTuple):
-    """What a statistic is worth when the pairing of items is destroyed."""
+    """A statistic beside its values when the pairing of items is destroyed."""
 
     observed: Float[np.ndarray, "*stat"]
     mean: Float[np.ndarray, "*stat"]
@@ -185,6 +185,6 @@ def permutation_null(
 
 
 def null_band(drawn: Float[np.ndarray, "permutations points"]) -> Band:
-    """What a curve is worth by chance: mean and middle 95 % of its permuted versions; N counts them."""
+    """A curve's null band: mean and middle 95 % of its permuted versions; N counts them."""
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Band(drawn.mean(axis=0), low, high, len(drawn))

@@ -100,7 +100,7 @@ def palette_png(fig: Figure) -> bytes:
 
 
 def _small_pages() -> None:
-    """Have notebooks show figures so. Only once the first figure is made has their own way been set up."""
+    """Make notebooks show figures by `palette_png`. Their own way is set up with the first figure."""
     ipython = sys.modules.get("IPython")  # outside notebooks it need not be installed
     if ipython and (shell := ipython.get_ipython()):
         shell.display_formatter.formatters["image/png"].for_type(Figure, palette_png)
@@ -232,7 +232,7 @@ def images(shown: Sequence[Image], texts: Sequence[str], columns: int = 4) -> Fi
 
 
 def footer(fig: Figure, *, n: int | str, seed: int | str, method: str, null: str) -> None:
-    """What a reader needs to judge the figure on its own, in small print below it."""
+    """Draw N, seed, method and null in small print below a figure, which can then be judged on its own."""
     text = f"N = {n} · seed {seed} · {method} · null: {null}"
     width = int(fig.get_figwidth() * 16)
     fig.text(0.01, -0.02, textwrap.fill(text, width), va="top", fontsize=8, color=MUTED)

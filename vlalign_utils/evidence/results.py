@@ -1,4 +1,4 @@
-"""What a notebook measured: the JSON beside it, its schema, and the Report that writes it."""
+"""Results of a notebook: the JSON beside it, its schema, and the Report that writes it."""
 
 import hashlib
 import json
@@ -91,12 +91,12 @@ class Results(Strict):
         return self.model_dump(mode="json", exclude={"timing", "content_digest"})
 
     def sealed(self) -> "Results":
-        """The same with the digest of its content, by which `read` finds a later change."""
+        """A copy with the digest of its content, by which `read` finds a later change."""
         return self.model_copy(update={"content_digest": self._digest()})
 
     @property
     def intact(self) -> bool:
-        """Whether the digest is there, and that of the content."""
+        """Check whether the digest is there, and is that of the content."""
         return self.content_digest == self._digest()
 
     def _digest(self) -> str:

@@ -120,7 +120,7 @@ def kernel_environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _environment(update: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a block, then put the old ones back."""
+    """Set environment variables for a block, then restore the old ones."""
     before = {name: os.environ.get(name) for name in update}
     os.environ.update(update)
     try:
@@ -201,7 +201,7 @@ def _measured(notebook: str, arch: str, scratch: Path) -> Results:
     results = read(path)
     if (results.notebook, results.arch) != (notebook, arch):
         raise RunError(
-            f"{notebook} ({arch}) reported as {results.notebook} ({results.arch}): mend its Report(...)"
+            f"{notebook} ({arch}) reported as {results.notebook} ({results.arch}): correct its Report(...)"
         )
     return results
 

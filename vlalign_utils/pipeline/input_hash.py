@@ -1,4 +1,4 @@
-"""The hash of all that decides a run: code, versions, parameters, rules and the model."""
+"""The hash of the inputs of a run: code, versions, parameters, rules and the model."""
 
 import ast
 import hashlib
@@ -53,7 +53,7 @@ def _json(value: Any) -> bytes:
 
 
 def _rules(notebook: str, root: Path) -> bytes:
-    """What decides the claims that a notebook judges: nothing for one that judges none."""
+    """Rules of the claims that a notebook judges: nothing for one that judges none."""
     path = root / claim_rules.FILE
     known = claim_rules.load(path).values() if path.is_file() else ()
     judged = [
@@ -65,7 +65,7 @@ def _rules(notebook: str, root: Path) -> bytes:
 
 
 def _measured(path: Path) -> bytes:
-    """What a results file holds besides its timing; nothing for one that is missing, damaged or changed."""
+    """Content of a results file besides its timing; nothing for one that is missing, damaged or changed."""
     try:
         return _json(read(path).measured())
     except ResultsError:
@@ -117,7 +117,7 @@ def _imported(tree: ast.Module, known: set[str]) -> Iterator[str]:
 
 @cache
 def _graph() -> grimp.ImportGraph:
-    """What each module of the package imports when it runs."""
+    """Import graph of the package: what each module imports when it runs."""
     return grimp.build_graph(PACKAGE.name, exclude_type_checking_imports=True, cache_dir=None)
 
 

@@ -14,7 +14,7 @@ from vlalign_utils.pipeline.registry import BASE, TUNED, Architecture, RegistryE
 
 
 def fingerprint_of(arch: Architecture, root: Path) -> str:
-    """All that decides the model: the hashes of its files, or the hub ids with their revisions.
+    """Identity of the model: the hashes of its files, or the hub ids with their revisions.
 
     Raises RegistryError naming the entry and what to write there.
     """

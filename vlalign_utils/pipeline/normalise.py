@@ -28,7 +28,7 @@ class _Cell(BaseModel):
 
 
 class _Page(BaseModel):
-    """What a notebook must be to be read, hashed and built."""
+    """Schema of a notebook that can be read, hashed and built."""
 
     nbformat: Literal[4]
     nbformat_minor: int
@@ -65,7 +65,7 @@ def normalise(notebook: NotebookNode, paths: dict[str, str]) -> NotebookNode:
 
 
 def _with_values_in_use(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """The cells with Papermill's injected one merged into the parameters before it: each is said once."""
+    """The cells with Papermill's injected one merged into the parameters before it: each stands once."""
     kept: list[NotebookNode] = []
     for cell in cells:
         tags = cell.metadata.get("tags", [])

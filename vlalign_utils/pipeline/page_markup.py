@@ -1,4 +1,4 @@
-"""Which HTML an executed notebook may bring to a page: tables, and nothing that a browser would run."""
+"""Check the HTML that an executed notebook brings to a page: tables, and nothing that a browser would run."""
 
 from html.parser import HTMLParser
 
@@ -38,6 +38,6 @@ def check_markup(notebook: NotebookNode, name: str) -> None:
             wrong = reader.wrong or next((mime for mime in RUN if mime in data), None)
             if wrong:
                 raise PageError(
-                    f"{name}: the output of cell {number} has {wrong}; a page takes text, pictures and "
+                    f"{name}: the output of cell {number} has {wrong}; a page takes text, figures and "
                     "tables: print it, or show it as a DataFrame"
                 )

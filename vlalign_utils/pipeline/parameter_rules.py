@@ -1,4 +1,4 @@
-"""What each parameter of the notebooks may be, by name: the same name means the same in every notebook.
+"""Rules of the notebooks' parameters, by name: the same name means the same in every notebook.
 
 A new parameter of a notebook gets its rule here. Bounds that depend on the model are given as functions of
 its number of decoder layers, which is infinite while the model's configuration is not at hand.
@@ -13,12 +13,12 @@ from vlalign_utils.data.suites import SUITES
 
 SEEDS = 2**32 - 1  # the largest that NumPy and scikit-learn take
 LENS = ("colour", "form")  # concepts whose words the lenses look for
-# Sweeps follow the probability of an answer to a question about a picture.
+# Sweeps follow the probability of an answer to a question about an image.
 SWEPT = [name for name, suite in SUITES.items() if suite.metric == "answer" and name != "text"]
 
 
 class Rule(NamedTuple):
-    """What is expected, in words, and whether a value (and the number of layers) meets it."""
+    """A rule: what is expected, in words, and whether a value (and the number of layers) meets it."""
 
     expected: str
     holds: Callable[[Any, float], bool]
@@ -105,12 +105,12 @@ RELATIONS: dict[tuple[str, ...], Rule] = {
 
 
 def needs_layers(params: Mapping[str, Any]) -> bool:
-    """Whether a rule of one of the parameters depends on the number of decoder layers."""
+    """Check whether a rule of one of the parameters depends on the number of decoder layers."""
     return any(RULES[name].of_layers for name in params if name in RULES)
 
 
 def fault(params: Mapping[str, Any], layers: float = math.inf) -> str | None:
-    """What is wrong with the first parameter that breaks its rule, None when all are right.
+    """Describe the first parameter that breaks its rule, None when all are right.
 
     `layers` is the model's number of decoder layers, infinite when it is not known.
     """

@@ -1,4 +1,4 @@
-"""What a run depends on: its checked parameters and the hash of code, parameters and model."""
+"""Parameters of a run: a notebook's defaults, those given and those filled in, all checked."""
 
 import ast
 import math

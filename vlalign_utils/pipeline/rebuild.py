@@ -23,7 +23,7 @@ HOUSEKEEPING = (
     "Touching output",
     "Complete log",
     "Elapsed time",
-    # A failed job has said why itself; these add the command line.
+    # A failed job has printed its reason; these add the command line.
     "RuleException",
     "CalledProcessError",
     "Command '",
@@ -34,7 +34,7 @@ HOUSEKEEPING = (
 
 
 class RebuildError(RuntimeError):
-    """A step of the book failed; it has said why itself."""
+    """A step of the book failed; its reason is already printed."""
 
 
 def rebuild(archs: str = "", cores: int = 2) -> None:

@@ -82,13 +82,13 @@ def published(notebook: str, arch: str, root: Path = ROOT) -> Results | None:
 
 
 def held(notebook: str, arch: str, inputs: str, root: Path = ROOT) -> bool:
-    """Whether the book holds this notebook, executed anywhere, for the inputs with this hash."""
+    """Check whether the book holds this notebook, executed anywhere, for the inputs with this hash."""
     results = published(notebook, arch, root)
     return results is not None and results.input_hash == inputs
 
 
 def fresh(notebook: str, arch: str, root: Path = ROOT) -> bool:
-    """Whether the book holds this notebook, executed on this machine for the registry's inputs."""
+    """Check whether the book holds this notebook, executed on this machine for the registry's inputs."""
     inputs = plan(notebook, arch, {}, False, root)[1]
     return marker(root, arch, notebook, inputs).is_file() and held(notebook, arch, inputs, root)
 
@@ -117,7 +117,7 @@ def runs(archs: str = "", root: Path = ROOT) -> list[str]:
 def page_hash(root: Path = ROOT) -> str:
     """Hash of everything the pages are made from; model weights count through the results.
 
-    Of the results only notebooks and their JSON are sources: the README's picture is drawn by a build.
+    Of the results only notebooks and their JSON are sources: the README's figure is drawn by a build.
     """
     found = [p for name in PAGE_SOURCES for p in (root / name, *(root / name).rglob("*"))]
     results, unused = root / "book" / "results", (".safetensors", ".pyc")
@@ -127,7 +127,7 @@ def page_hash(root: Path = ROOT) -> str:
 
 
 def pages_current(root: Path = ROOT) -> bool:
-    """Whether `_build/html` was built from exactly these sources."""
+    """Check whether `_build/html` was built from exactly these sources."""
     stamp = root / PAGES
     built = (root / "_build" / "html" / "index.html").is_file() and stamp.is_file()
     return built and stamp.read_text() == page_hash(root)

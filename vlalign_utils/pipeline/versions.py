@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-# Not imported by name, but each decides numbers: a picture's pixels, a text's tokens, a weight, a sum.
+# Not imported by name, but each decides numbers: an image's pixels, a text's tokens, a weight, a sum.
 BEHIND = {
     "transformers": ("pillow", "safetensors", "tokenizers", "torchvision"),
     "scikit-learn": ("numpy", "scipy"),

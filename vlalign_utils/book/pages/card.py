@@ -16,10 +16,10 @@ from vlalign_utils.zoo.bars import MEAN, VISION_CENTRIC, bar, mean_of_seeing
 
 YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
-    "vision": "vision tower, by naming what parts of pictures show",
+    "vision": "vision tower, by naming what parts of images show",
     "base": "language model, on text alone",
-    "aligned": "connector (and layers that only pictures use), on captions of pictures",
-    "tuned": "connector and language model, on questions about pictures",
+    "aligned": "connector (and layers that only images use), on captions of images",
+    "tuned": "connector and language model, on questions about images",
 }
 
 
@@ -50,7 +50,7 @@ class Stage(_Lenient):
 
 
 class Record(_Lenient):
-    """What training wrote beside the checkpoints."""
+    """The record that training wrote beside the checkpoints."""
 
     chain: str
     seed: int
@@ -103,7 +103,7 @@ def _scores(record: Record) -> list[str]:
         cells = [f"{mean:.2f}" for mean in means]
         rows.append(["vision-centric, mean", *cells, "", "", f"{MEAN:.2f}", YES_NO[means[-1] >= MEAN]])
     return [
-        "## What it answers",
+        "## Answers",
         "Score on held-out items of each [suite](suites.md), with a 95 % interval. The bar is what the last "
         "stage should reach; where it is chance, the score has to be clearly above it.",
         table(["suite", *map(text, stages), "N", "chance", "bar", "met"], f"l{'r' * len(stages)}rrrl", rows),

@@ -49,7 +49,7 @@ class Family(Closed):
 
 
 class Families(Closed):
-    """All that was tried, with which transformers, and what could not be built."""
+    """The record of all trials, with which transformers, and what could not be built."""
 
     transformers: str
     families: dict[str, Family]

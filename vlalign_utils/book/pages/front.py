@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from vlalign_utils.book import toc
-from vlalign_utils.book.pages import headline, picture, scale, verdicts
+from vlalign_utils.book.pages import depth_figure, headline, scale, verdicts
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.results import Results, read
@@ -14,16 +14,16 @@ from vlalign_utils.pipeline.registry import Architecture, Registry
 
 HEADLINES = 3  # a notebook reports its most important values first
 COLUMNS = ("chapter", "measured", "value and 95 % interval", "chance", "N")
-PICTURE = "depth.svg"
+FIGURE = "depth.svg"
 
 
 def write(entries: Registry, folder: Path, root: Path) -> None:
-    """Write `headline.md`, `picture.md` and `summary.md`, which the front page includes."""
+    """Write `headline.md`, `depth_figure.md` and `summary.md`, which the front page includes."""
     write_atomic(folder / "headline.md", _headline(entries, root))
     archs = [entries.architecture(name) for name in entries.originals()]
     read_off = {
         view: {arch.name: _curve(arch, view, root) for arch in archs if view.notebook in arch.notebooks}
-        for view in picture.VIEWS
+        for view in depth_figure.VIEWS
     }
     controls = {
         view: {arch.name: _curve(arch, view, root, True) for arch in archs if len(by.get(arch.name, ()))}
@@ -34,8 +34,8 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
         view: {name: rows for name, rows in by_name.items() if len(rows)}
         for view, by_name in read_off.items()
     }
-    picture.draw(curves, controls, folder / PICTURE)
-    write_atomic(folder / "picture.md", _figure(curves, controls))
+    depth_figure.draw(curves, controls, folder / FIGURE)
+    write_atomic(folder / "depth_figure.md", _figure(curves, controls))
     parts = []
     for arch in archs:
         rows = [row for notebook in arch.notebooks for row in _rows(arch.name, notebook, root)]
@@ -48,7 +48,7 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
 
 
 def _headline(entries: Registry, root: Path) -> str:
-    """What was found, as a list of sentences, and what it was measured on."""
+    """Findings as a list of sentences, and what they were measured on."""
     known = claim_rules.load(root / claim_rules.FILE)
     told = headline.sentences(known, verdicts.collect(known, entries, root), entries)
     level = (
@@ -59,7 +59,7 @@ def _headline(entries: Registry, root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _curve(arch: Architecture, view: picture.View, root: Path, control: bool = False) -> pd.DataFrame:
+def _curve(arch: Architecture, view: depth_figure.View, root: Path, control: bool = False) -> pd.DataFrame:
     """The view's curve or its control, empty when the table holds no such curve.
 
     Raises ResultsError naming the table when the chapter did not publish it.
@@ -70,12 +70,13 @@ def _curve(arch: Architecture, view: picture.View, root: Path, control: bool = F
 
 
 def _figure(
-    curves: dict[picture.View, dict[str, pd.DataFrame]], controls: dict[picture.View, dict[str, pd.DataFrame]]
+    curves: dict[depth_figure.View, dict[str, pd.DataFrame]],
+    controls: dict[depth_figure.View, dict[str, pd.DataFrame]],
 ) -> str:
     return (
-        f":::{{figure}} /{toc.GENERATED}/{PICTURE}\n:alt: {picture.alternative(curves, controls)}\n\n"
-        "Depth runs upwards, from the layer that pictures and words enter to the one that answers. Shaded: "
-        f"95 % intervals. Grey: {picture.CONTROLS}. The chapters give N and methods.\n:::\n"
+        f":::{{figure}} /{toc.GENERATED}/{FIGURE}\n:alt: {depth_figure.alternative(curves, controls)}\n\n"
+        "Depth runs upwards, from the layer that images and words enter to the one that answers. Shaded: "
+        f"95 % intervals. Grey: {depth_figure.CONTROLS}. The chapters give N and methods.\n:::\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""What was measured on, in words: weights, layers and vocabulary of the models, read from their own files."""
+"""The models of the book, in words: their weights, layers and vocabulary, read from their own files."""
 
 from math import prod
 from pathlib import Path
@@ -91,7 +91,7 @@ def _sizes(scales: list[Scale]) -> str:
 
 
 def _range(sizes: list[str]) -> str:
-    """The first and the last of ordered sizes, with a unit that they share said once."""
+    """The first and the last of ordered sizes, with a shared unit once."""
     first, last = sizes[0], sizes[-1]
     if first == last:
         return first

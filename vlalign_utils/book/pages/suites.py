@@ -1,4 +1,4 @@
-"""The page of suites: what each asks, items with their pictures, and how every chain scores."""
+"""The page of suites: what each asks, items with their images, and how every chain scores."""
 
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def write(folder: Path, root: Path) -> None:
     lines = [
         "# Suites",
         """Ten sets of questions, each after the kind of question that a public benchmark asks. All are drawn
-from seeds, and held out: every picture shows a form in a colour, a bar of a colour at a height, a word in
-an ink, or handwriting, that no training picture shows. An item has a picture, a question, its one right
-answer, a group, and a twin: the same question about a caption in place of the picture, which tells what
-tuning costs the language model.""",
+from seeds, and held out: every image shows a form in a colour, a bar of a colour at a height, a word in
+an ink, or handwriting, that no training image shows. An item has an image, a question, its one right
+answer, a group, and a caption version: the same question about a caption in place of the image,
+which tells what tuning costs the language model.""",
         table(
             ("suite", "after", "asks", "scored by", "vision-centric"),
             "lllll",
@@ -46,7 +46,7 @@ tuning costs the language model.""",
                 for name, suite in SUITES.items()
             ],
         ),
-        """Vision-centric suites need the picture and no fact. A new suite is one file in
+        """Vision-centric suites need the image and no fact. A new suite is one file in
 `vlalign_utils/suites/` and its name in the registry there.""",
         *_chains(chains),
     ]
@@ -103,7 +103,7 @@ def _suite(name: str, folder: Path) -> list[str]:
     figure = plots.images(shown, texts)
     figure.savefig(folder / f"suite-{name}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
-    alternative = "; ".join(f"a picture of {item.caption.strip('.')}" for item in items)
+    alternative = "; ".join(f"an image of {item.caption.strip('.')}" for item in items)
     note = (
         "Of the two texts the first is true."
         if suite.metric == "choice"

@@ -1,4 +1,4 @@
-"""The front page's picture: the model upright, and beside it, over the same depth, what was measured."""
+"""The front page's figure: the model upright, and beside it, over the same depth, what was measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ VIEWS = (
         "transfer",
         "{}, caption to image",
         "{}, caption to image, control",
-        "where a probe of captions\nreads pictures",
+        "where a probe of captions\nreads images",
         "score",
     ),
     View(
@@ -39,7 +39,7 @@ VIEWS = (
         "entry",
         "{}",
         "shuffled pairs",
-        "which caption layers the\nincoming picture matches",
+        "which caption layers the\nentering image matches",
         "overlap",
     ),
     View(
@@ -85,8 +85,8 @@ def draw(curves: Curves, controls: Curves, path: Path) -> None:
 
 
 def _model(ax: Axes) -> None:
-    """The decoder as a stack of layers, pictures and words entering below, the answer leaving above."""
-    picture, words = plots.MODALITIES["image"].colour, plots.MODALITIES["text"].colour
+    """The decoder as a stack of layers, images and words entering below, the answer leaving above."""
+    image, words = plots.MODALITIES["image"].colour, plots.MODALITIES["text"].colour
     ax.set(xlim=(0, 1), ylim=(-0.32, 1.14), ylabel="relative depth")
     ax.set_yticks([0, 0.5, 1])
     ax.set_xticks([])
@@ -96,7 +96,7 @@ def _model(ax: Axes) -> None:
             (0.12, layer / LAYERS + 0.012), 0.84, 1 / LAYERS - 0.024, fill=False, edgecolor=plots.MUTED
         )
         ax.add_patch(box)
-    for x, colour, name in ((0.33, picture, "picture\nvision tower\nconnector"), (0.75, words, "question")):
+    for x, colour, name in ((0.33, image, "image\nvision tower\nconnector"), (0.75, words, "question")):
         for shift in (-0.09, 0, 0.09):
             arrow = FancyArrowPatch((x + shift, -0.06), (x + shift, 1.02), arrowstyle="-|>", mutation_scale=9)
             arrow.set(color=colour, linewidth=1.4, alpha=0.85)
@@ -107,7 +107,7 @@ def _model(ax: Axes) -> None:
 
 
 def alternative(curves: Curves, controls: Curves) -> str:
-    """The picture in words: where each curve is highest, and its control there."""
+    """The figure in words: where each curve is highest, and its control there."""
     peaks = []
     for view, by_name in curves.items():
         title = view.title.replace("\n", " ")
@@ -116,4 +116,4 @@ def alternative(curves: Curves, controls: Curves) -> str:
             control = controls[view][name].set_index("depth").value
             there = f", its control {control[top.depth]:.2f}" if top.depth in control.index else ""
             peaks.append(f"{title}, {name}: highest, {top.value:.2f}, at depth {top.depth:.2f}{there}")
-    return "The decoder upright, pictures and words entering below; beside it " + "; ".join(peaks) + "."
+    return "The decoder upright, images and words entering below; beside it " + "; ".join(peaks) + "."
