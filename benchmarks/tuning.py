@@ -19,8 +19,9 @@ from benchmarks.timing import Row, measure, ratio, show
 from vlalign_utils import VLM
 from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.loading.memory import bytes_needed
+from vlalign_utils.tuning.answer_loss import inputs_of
 from vlalign_utils.tuning.costs import of_training
-from vlalign_utils.tuning.finetune import Budget, inputs_of, tune
+from vlalign_utils.tuning.finetune import Budget, tune
 from vlalign_utils.tuning.flops import forward_flops
 from vlalign_utils.tuning.memory_plan import plan
 from vlalign_utils.tuning.strategies import Strategy, strategies

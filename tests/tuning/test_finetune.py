@@ -19,9 +19,10 @@ from vlalign_utils import VLM
 from vlalign_utils.data.suites import Item
 from vlalign_utils.inference.scoring import Batch, batches, evaluate
 from vlalign_utils.paths import ROOT
-from vlalign_utils.tuning import finetune, train_loop
-from vlalign_utils.tuning.finetune import Budget, Training, answer_loss, tune
+from vlalign_utils.tuning import answer_loss, finetune, train_loop
+from vlalign_utils.tuning.finetune import Budget, Training, tune
 from vlalign_utils.tuning.strategies import Strategy, strategies
+from vlalign_utils.tuning.trainable import checkpointed
 from vlalign_utils.tuning.training_state import load_state
 
 ITEMS = [
@@ -252,7 +253,7 @@ def test_layers_that_share_keys_can_be_checkpointed() -> None:
         return torch.autograd.grad(logits.square().sum(), own, allow_unused=True)
 
     expected = gradients()
-    with finetune._checkpointed(vlm.layers[1:]):
+    with checkpointed(vlm.layers[1:]):
         found = gradients()
     assert any(x is not None for x in expected)
     assert all(x is y or torch.equal(x, y) for x, y in zip(expected, found, strict=True))
@@ -312,7 +313,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     whole, expected = tuned(vlm, strategy, budget)
     options = {"checkpoint": tmp_path / "c", "record_to": tmp_path / "prefixes" if recorded else None}
     loss, left = (
-        finetune.answer_loss,
+        answer_loss.answer_loss,
         iter(range(1 + 2 * 5)),
     )  # one to see what is held, then those of 5 steps
 
@@ -321,10 +322,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
             raise KeyboardInterrupt
         return loss(logits, answers)
 
-    monkeypatch.setattr(finetune, "answer_loss", killed)
+    monkeypatch.setattr(answer_loss, "answer_loss", killed)
     with comes_back(vlm), pytest.raises(KeyboardInterrupt):
         tuned(vlm, strategy, budget, **options)
-    monkeypatch.setattr(finetune, "answer_loss", loss)
+    monkeypatch.setattr(answer_loss, "answer_loss", loss)
     state = load_state(tmp_path / "c")
     assert state["history"]["step"] == 3
     resumed, found = tuned(tiny(), strategy, budget, **options)
@@ -505,13 +506,13 @@ def test_strategies_see_the_same_batches_in_the_same_order(
     vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[list[bytes]] = []
-    loss = finetune.answer_loss
+    loss = answer_loss.answer_loss
 
     def watch(logits: Tensor, answers: Tensor) -> Tensor:
         seen[-1].append(answers.numpy().tobytes())
         return loss(logits, answers)
 
-    monkeypatch.setattr(finetune, "answer_loss", watch)
+    monkeypatch.setattr(answer_loss, "answer_loss", watch)
     examples = data(vlm, 2)
     for name, strategy in {**strategies(vlm.n_layers, (1, 3)), "lora": LORA}.items():
         for folder in (None, tmp_path / name):
@@ -572,19 +573,19 @@ def test_loss_is_the_mean_over_answer_tokens(vlm: VLM) -> None:
     log_prob = vlm.model(**batch.inputs).logits.log_softmax(-1)
     rows, columns = (batch.answers >= 0).nonzero(as_tuple=True)
     expected = -log_prob[rows, columns - 1, batch.answers[rows, columns]].mean()
-    inputs = finetune.inputs_of(vlm, batch)
+    inputs = answer_loss.inputs_of(vlm, batch)
     assert inputs["logits_to_keep"] == int((batch.answers >= 0).sum(1).max()) + 1
     for given in (batch.inputs, inputs):
-        found = answer_loss(vlm.model(**given).logits, batch.answers)
+        found = answer_loss.answer_loss(vlm.model(**given).logits, batch.answers)
         torch.testing.assert_close(found, expected)
 
 
 def test_answers_in_the_middle_count_too(vlm: VLM) -> None:
     (batch, *_) = data(vlm)
     moved = batch.answers.roll(-2, dims=1)
-    whole = answer_loss(vlm.model(**batch.inputs).logits, moved)
-    few = finetune.inputs_of(vlm, Batch(batch.rows, batch.inputs, moved))
-    torch.testing.assert_close(answer_loss(vlm.model(**few).logits, moved), whole)
+    whole = answer_loss.answer_loss(vlm.model(**batch.inputs).logits, moved)
+    few = answer_loss.inputs_of(vlm, Batch(batch.rows, batch.inputs, moved))
+    torch.testing.assert_close(answer_loss.answer_loss(vlm.model(**few).logits, moved), whole)
 
 
 SHARED = """

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vlalign_utils.data.documents import IGNORE, Document
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo import chat_data
-from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, connector
+from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
 from vlalign_utils.zoo.recipe import read_recipe
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
@@ -39,8 +39,8 @@ def test_answers_carry_the_loss_whatever_the_picture_takes(family):
 
 
 def test_the_loss_is_that_of_the_rows_one_by_one(family):
-    recipe, model, writer = family
-    task = chat_data.Chatting(model, connector(model, recipe)).eval()
+    _, model, writer = family
+    task = chat_data.Chatting(model).eval()
     batch = next(chat_data.picture_rows("tuned", writer, 5, 1, seed=0))
     with torch.no_grad():
         whole = task(batch)

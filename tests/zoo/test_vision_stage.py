@@ -7,9 +7,11 @@ import torch
 from vlalign_utils.data.kinds import KINDS, Region
 from vlalign_utils.data.render import SIDE
 from vlalign_utils.paths import ROOT
+from vlalign_utils.tuning.trainable import trainable
 from vlalign_utils.zoo import vision_stage
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
 from vlalign_utils.zoo.recipe import read_recipe
+from vlalign_utils.zoo.stages import trained_parts
 
 GRID = 6
 
@@ -78,13 +80,15 @@ def test_naming_is_learnt_from_pixels(parts):
             processor, vision_stage.grid_side(model, recipe, processor), 16, 1, seed=0
         )
     )
-    optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
+    own = [p for part in trained_parts("vision", model, recipe) for p in part.parameters()]
     losses = []
-    for _ in range(30):
-        loss = task(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    with trainable(model, own):
+        optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
+        for _ in range(30):
+            loss = task(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert all(p.grad is None for name, p in model.named_parameters() if "language_model" in name)

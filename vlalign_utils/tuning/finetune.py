@@ -1,32 +1,29 @@
-"""Short fine-tunes of chosen layers, each from the same weights, which come back when it is over."""
+"""Short fine-tunes of chosen layers, each from the same weights, which are restored when it is over."""
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute
 
-from vlalign_utils.driver.residual_stream import replace_forward
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference.fingerprints import weights_identity
 from vlalign_utils.inference.scoring import Batch
+from vlalign_utils.tuning.answer_loss import Answers, inputs_of, kept_for_backward
 from vlalign_utils.tuning.lora import adapted
 from vlalign_utils.tuning.prefix_cache import Prefixes, data_key
 from vlalign_utils.tuning.strategies import Strategy, trained
 from vlalign_utils.tuning.train_loop import DivergedError, Schedule, fit
+from vlalign_utils.tuning.trainable import checkpointed, in_float32, trainable
 
 Optimiser = Literal["adamw", "adamw8bit"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -136,13 +133,15 @@ def tune(
     of = _made_of(vlm, strategy, budget, accelerator, opening) if resumable else ""
     with ExitStack() as undo:
         new = undo.enter_context(_adapters(vlm, strategy, budget.seed))
-        parameters = undo.enter_context(_trainable(vlm, own, new))
+        parameters = [*own, *new]
+        undo.enter_context(in_float32(own))
+        undo.enter_context(trainable(vlm.model, parameters))
         recomputed = vlm.layers[strategy.start or 0 :] if budget.checkpointing else ()
         if checkpoint is None:
             checkpoint = Path(undo.enter_context(tempfile.TemporaryDirectory())) / "state"
         task = Answers(vlm, prefixes)
         size = sum(p.numel() * p.element_size() for p in parameters)
-        with accelerator.autocast(), _checkpointed(recomputed):
+        with accelerator.autocast(), checkpointed(recomputed):
             memory = 3 * size + kept_for_backward(vlm, lambda: task(0, opening[0], 1.0))
         steps = _steps(epoch, budget, accelerator)
         stopped = ""
@@ -150,7 +149,7 @@ def tune(
         schedule = Schedule(steps=budget.steps, batch_size=rows, lr=budget.lr, warmup=0.1, weight_decay=0)
         make = _adamw if budget.optimiser == "adamw" else _adamw8bit
         try:
-            with _checkpointed(recomputed):
+            with checkpointed(recomputed):
                 label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
                 history = fit(task, schedule, steps, accelerator, checkpoint, label, make, bar, resumable, of)
         except DivergedError as error:
@@ -167,45 +166,14 @@ def gradients(vlm: VLM, strategy: Strategy, batch: Batch) -> list[Tensor]:
 
     Raises ValueError as `strategies.trained` does.
     """
+    own = trained(vlm, strategy)
     with (
         _adapters(vlm, strategy, 0) as new,
-        _trainable(vlm, trained(vlm, strategy), new) as parameters,
+        in_float32(own),
+        trainable(vlm.model, parameters := [*own, *new]),
     ):
         loss = Answers(vlm, None)(0, batch, 1.0)
         return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-
-
-class Answers(nn.Module):
-    """The loss of one batch, by the ordinary forward or from its recorded prefix."""
-
-    def __init__(self, vlm: VLM, prefixes: Prefixes | None) -> None:
-        """Without `prefixes`, the ordinary forward."""
-        super().__init__()
-        self.model = vlm.model  # what DistributedDataParallel looks for
-        self._vlm, self._prefixes = vlm, prefixes
-
-    def forward(self, index: int, batch: Batch, share: float) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the answers' tokens, times `share`."""
-        if self._prefixes is None:
-            logits = self._vlm.model(**inputs_of(self._vlm, batch), use_cache=False).logits
-        else:
-            logits = self._vlm.replay(self._prefixes.run(index), start=self._prefixes.start).logits
-        return share * answer_loss(logits, batch.answers)
-
-
-def answer_loss(logits: Float[Tensor, "batch kept vocabulary"], answers: Tensor) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the answers' tokens; `logits` may be those of the last tokens alone."""
-    target = answers[:, 1:][:, -(logits.shape[1] - 1) :]
-    ahead = logits[:, :-1]
-    return F.cross_entropy(ahead[target >= 0].float(), target[target >= 0])
-
-
-def inputs_of(vlm: VLM, batch: Batch) -> dict[str, Any]:
-    """A batch's inputs as trained on: where it can, the head computes the answers' positions only."""
-    if "logits_to_keep" not in vlm.anatomy.input_names():
-        return batch.inputs
-    first = int((batch.answers >= 0).any(0).int().argmax())
-    return {**batch.inputs, "logits_to_keep": batch.answers.shape[1] - first + 1}
 
 
 def _made_of(
@@ -261,49 +229,6 @@ def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Param
         yield new
 
 
-@contextmanager
-def _trainable(vlm: VLM, own: list[nn.Parameter], new: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Let these parameters alone be trained, in float32; the own ones come back as they were."""
-    for parameter in own:
-        if parameter.is_meta or not parameter.is_floating_point():
-            raise ValueError(
-                "weights that are trained are offloaded or quantised: load the model without, or train LoRA"
-            )
-    asked = {p: p.requires_grad for p in vlm.model.parameters()}
-    before = [(p.data, p.grad) for p in own]
-    # Autograd keeps nothing for what lies below the lowest trained weight.
-    vlm.model.requires_grad_(False)
-    try:
-        for parameter in own:
-            parameter.grad = None
-            parameter.data = parameter.data.to(torch.float32, copy=True)
-        for parameter in (*own, *new):
-            parameter.requires_grad_(True)
-        yield [*own, *new]
-    finally:
-        for parameter, (value, gradient) in zip(own, before, strict=True):
-            parameter.grad = None
-            parameter.data = value
-            parameter.grad = gradient
-        for parameter, wanted in asked.items():
-            parameter.requires_grad_(wanted)
-        with torch.no_grad():
-            for parameter in own:
-                parameter.mul_(1)  # the same bits, counted as a change: what was recorded in between is stale
-
-
-@contextmanager
-def _checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Compute layers again in the backward pass.
-
-    That of transformers works in train mode only, where some layers' dropout works too.
-    """
-    with ExitStack() as undo:
-        for layer in layers:
-            replace_forward(layer, partial(recompute, layer.forward, use_reentrant=False), undo)
-        yield
-
-
 def _steps(
     epoch: Callable[[int], Sequence[Batch]], budget: Budget, accelerator: Accelerator
 ) -> Callable[[int], Iterator[tuple[tuple[int, Batch, float], ...]]]:
@@ -343,20 +268,3 @@ def _adamw8bit(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[tor
     from bitsandbytes.optim import AdamW8bit
 
     return [AdamW8bit(trained.values(), schedule.lr, betas=(0.9, 0.95), weight_decay=schedule.weight_decay)]
-
-
-def kept_for_backward(vlm: VLM, loss: Callable[[], Tensor]) -> int:
-    """Bytes of activations that autograd keeps in one step; weights are not counted."""
-    weights = {p.untyped_storage().data_ptr() for p in vlm.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        # Alive, or its place would be given to another; detached, or the graph would hold itself for ever.
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss()
-    return sum(kept.values())

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.tuning.trainable import trainable
 
 ADAPTER = "default"  # peft's own name for a first adapter
 Linears = dict[str, nn.Linear | Conv1D]  # by their name inside a layer
@@ -40,16 +41,16 @@ def adapted(vlm: VLM, layers: Sequence[int], rank: int, seed: int = 0) -> Iterat
             raise ValueError(
                 f"the weights of layer {k} are offloaded: load the model with this layer in memory"
             )
-    asked = [(parameter, parameter.requires_grad) for parameter in vlm.model.parameters()]
+    asked = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
     try:
-        new = _inject(vlm, found, rank, seed)
-        _ask(asked)  # peft froze the layers
-        yield new
+        with trainable(vlm.model, asked):
+            new = _inject(vlm, found, rank, seed)
+            with trainable(vlm.model, [*asked, *new]):  # peft froze the layers
+                yield new
     finally:
         for k, linears in found.items():
             for name, module in linears.items():
                 vlm.layers[k].set_submodule(name, module)
-        _ask(asked)
 
 
 def parameter_count(vlm: VLM, layers: Sequence[int], rank: int) -> int:
@@ -114,8 +115,3 @@ def _inject(vlm: VLM, found: dict[int, Linears], rank: int, seed: int) -> list[n
             cast_adapter_dtype(alone, ADAPTER)
             new += [parameter for parameter in vlm.layers[k].parameters() if parameter not in own]
     return new
-
-
-def _ask(asked: list[tuple[nn.Parameter, bool]]) -> None:
-    for parameter, requires_grad in asked:
-        parameter.requires_grad_(requires_grad)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
-from vlalign_utils.driver.verbosity import silent
+from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.checkpoint import fetch_small, locate
 from vlalign_utils.loading.load import read_config
@@ -198,7 +198,7 @@ def _empty(model: Any, precision: torch.dtype, revision: str | None) -> VLM:
         config = read_config(checkpoint, fetch_small(checkpoint), False)
         config._attn_implementation = None  # not what the machine it was trained on had
     build = kind.from_config if kind is AutoModelForImageTextToText else kind._from_config
-    with silent(), torch.device("meta"):
+    with without_messages(), torch.device("meta"):
         return VLM(build(config, dtype=precision))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vlalign_utils.driver.recording import Run
-from vlalign_utils.driver.residual_stream import Answer
+from vlalign_utils.driver.residual_stream import ModuleOutput
 from vlalign_utils.driver.vlm import VLM
 
 Slot = tuple[str, int, int]  # a module before layer 0, or "" for a layer; its call, or the layer; the leaf
@@ -76,8 +76,8 @@ def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]
     """Module and call, or layer; its leaves and their structure."""
     found = [
         ((name, number), own, spec)
-        for name in sorted(run.answers)
-        for number, (own, spec) in enumerate(run.answers[name])
+        for name in sorted(run.module_outputs)
+        for number, (own, spec) in enumerate(run.module_outputs[name])
     ]
     for k in sorted(run.outputs):
         own, spec = pytree.tree_flatten(run.outputs[k])
@@ -87,12 +87,12 @@ def _calls(run: Run) -> list[tuple[tuple[str, int], list[Any], pytree.TreeSpec]]
 
 def _with(run: Run, put: Mapping[Slot, Tensor]) -> Run:
     """A run with other tensors in some of its slots."""
-    answers: dict[str, list[Answer]] = {}
+    module_outputs: dict[str, list[ModuleOutput]] = {}
     outputs: dict[int, Any] = {}
     for at, own, spec in _calls(run):
         changed = [put.get((*at, j), leaf) for j, leaf in enumerate(own)]
         if at[0]:
-            answers.setdefault(at[0], []).append((changed, spec))
+            module_outputs.setdefault(at[0], []).append((changed, spec))
         else:
             outputs[at[1]] = pytree.tree_unflatten(changed, spec)
-    return Run(**{**vars(run), "answers": answers, "outputs": outputs})
+    return Run(**{**vars(run), "module_outputs": module_outputs, "outputs": outputs})

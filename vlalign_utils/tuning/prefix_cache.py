@@ -7,8 +7,7 @@ the ordinary forward. Of what ran below, only the tensors that the rest reads ar
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from vlalign_utils.inference.fingerprints import model_identity, weights_identit
 from vlalign_utils.inference.shards import Shards, StoreError, digest
 from vlalign_utils.tuning.needed_tensors import needed, specs, unasked
 from vlalign_utils.tuning.prefix_files import packed, unpacked
+from vlalign_utils.tuning.trainable import trainable
 
 Inputs = Mapping[str, Any]
 
@@ -96,7 +96,9 @@ class Prefixes:
 
     def _tried(self) -> Run:
         """What reaches `start` in the first batch; what is kept of it is found, and gives the same logits."""
-        with _frozen(self.vlm.model):
+        # Even without gradients some kernels look at `requires_grad`, and give other last digits: no weight
+        # asks for them here, as none below `start` does in training.
+        with trainable(self.vlm.model, []):
             whole = self.vlm.record(**self.batches[0])
         logits = whole.logits
         if logits.isnan().any():
@@ -104,7 +106,7 @@ class Prefixes:
         first = self._checked_states(_up_to(whole, self.start))
         del whole
         self._specs, self._needed = specs(first), unasked(first, self.start)
-        with _frozen(self.vlm.model):
+        with trainable(self.vlm.model, []):
             # In most families a single replay shows that nothing else is read.
             if not self._rebuilt_gives(logits, first):
                 if not torch.equal(self._replayed(first), logits):
@@ -141,7 +143,7 @@ class Prefixes:
         )
 
     def _record(self, i: int) -> Run:
-        with _frozen(self.vlm.model):
+        with trainable(self.vlm.model, []):
             return self._checked_states(self.vlm.record(stop=self.start, **self.batches[i]))
 
     def _checked_states(self, run: Run) -> Run:
@@ -182,22 +184,6 @@ def _up_to(run: Run, start: int) -> Run:
         states={k: states for k, states in run.states.items() if k <= start},
         calls={k: call for k, call in run.calls.items() if k <= start},
     )
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No weight asks for gradients, as none below `start` does in training.
-
-    Even without gradients some kernels look at that, and give other last digits.
-    """
-    asked = [p for p in model.parameters() if p.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
 
 
 def _stamps(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vlalign_utils.driver.recording import Run
-from vlalign_utils.driver.residual_stream import Answer
+from vlalign_utils.driver.residual_stream import ModuleOutput
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.tuning.needed_tensors import Slot, leaves
 
@@ -52,14 +52,14 @@ def unpacked(
 
     NaN shows in a forward who reads it, but a backward pass may take up 0 times NaN where nobody does.
     """
-    answers: dict[str, list[Answer]] = {}
+    module_outputs: dict[str, list[ModuleOutput]] = {}
     outputs: dict[int, Any] = {}
     shape, *entries = plan
     left = iter([_leaf(entry, kept, vlm.device, rest) for entry in entries])
     for (name, number), spec in specs:
         own = [next(left) for _ in range(spec.num_leaves)]
         if name:
-            answers.setdefault(name, []).append((own, spec))
+            module_outputs.setdefault(name, []).append((own, spec))
         else:
             outputs[number] = pytree.tree_unflatten(own, spec)
     # Only its shape is looked at: the stream comes out of the last layer that did not run.
@@ -70,7 +70,7 @@ def unpacked(
         final=None,
         outputs=outputs,
         states={},
-        answers=answers,
+        module_outputs=module_outputs,
         calls={},
         root=vlm.model,
         versions=[stream._version] * (start + 1),

@@ -20,7 +20,8 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import scoring
 from vlalign_utils.inference.fingerprints import weights_identity
 from vlalign_utils.interventions.weight_transplant import transplant_sweep
-from vlalign_utils.tuning.finetune import Answers, Budget
+from vlalign_utils.tuning.answer_loss import Answers
+from vlalign_utils.tuning.finetune import Budget
 from vlalign_utils.tuning.outcomes import Study, best_rate
 from vlalign_utils.tuning.protocol import (
     TRIAL_BATCHES,

@@ -27,7 +27,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from vlalign_utils.data.tokenizer import build_tokenizer
-from vlalign_utils.driver.verbosity import quiet
+from vlalign_utils.driver.verbosity import without_progress_bars
 from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.paths import atomic_folder
 
@@ -173,7 +173,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> Non
     The model itself keeps its precision.
     """
     with atomic_folder(folder) as partial:
-        with quiet():
+        with without_progress_bars():
             half = deepcopy(model).half()
             half.save_pretrained(partial)
             for config in (half.config, *(getattr(half.config, name) for name in half.config.sub_configs)):

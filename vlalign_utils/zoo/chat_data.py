@@ -33,12 +33,9 @@ Rows = dict[str, Any]  # inputs of the model, and `labels`
 class Chatting(nn.Module):
     """The mean cross-entropy of the tokens of answers, over all rows of a batch."""
 
-    def __init__(self, model: PreTrainedModel, trained: list[nn.Module]) -> None:
-        """Train these parts of the model."""
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Take the model; which of its parts are trained is for the caller to say (`trainable`)."""
         super().__init__()
-        model.requires_grad_(False)
-        for part in trained:
-            part.requires_grad_(True)
         self.model = model
 
     def forward(self, batch: list[Rows]) -> Float[Tensor, ""]:

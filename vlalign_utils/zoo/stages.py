@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vlalign_utils.tuning.train_loop import History, Schedule, fit
+from vlalign_utils.tuning.trainable import trainable
 from vlalign_utils.zoo.architecture import bridge, connector, vision_tower
 from vlalign_utils.zoo.chat_data import Chatting, Writer, picture_rows, text_rows
 from vlalign_utils.zoo.recipe import Recipe
@@ -43,7 +44,7 @@ def train_stage(
         batches = partial(naming_batches, processor, grid, *given, share=share)
     else:
         writer = Writer(model, processor, recipe.image_text)
-        task = Chatting(model, trained_parts(stage, model, recipe))
+        task = Chatting(model)
         if stage == "base":
             torch.manual_seed(recipe.seed)
             initialise(model, recipe.embedding_std)
@@ -53,8 +54,10 @@ def train_stage(
     # In stage `vision` the connector is a projection head: it starts anew before the next.
     between = connector(model, recipe)
     before = [deepcopy(part.state_dict()) for part in between] if stage == "vision" else []
-    count = sum(p.numel() for p in task.parameters() if p.requires_grad)
-    history = fit(task, schedule, batches, accelerator, folder / f"{stage}.ckpt", stage, muon_and_adamw)
+    own = {p: None for part in trained_parts(stage, model, recipe) for p in part.parameters()}  # each once
+    with trainable(model, own):
+        count = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        history = fit(task, schedule, batches, accelerator, folder / f"{stage}.ckpt", stage, muon_and_adamw)
     for part, state in zip(between, before, strict=False):
         part.load_state_dict(state)
     return history, count
@@ -82,7 +85,9 @@ def muon_and_adamw(trained: dict[str, nn.Parameter], schedule: Schedule) -> list
 
 
 def trained_parts(stage: str, model: PreTrainedModel, recipe: Recipe) -> list[nn.Module]:
-    """The modules that a stage of chats trains."""
+    """The modules of the model that a stage trains."""
+    if stage == "vision":
+        return [vision_tower(model, recipe), *connector(model, recipe)]
     between = [*connector(model, recipe), *bridge(model, recipe)]
     if stage == "aligned":
         return between

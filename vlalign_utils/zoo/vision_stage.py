@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from vlalign_utils.data.kinds import KINDS, Kind, Region
 from vlalign_utils.data.render import SIDE
 from vlalign_utils.tuning.train_loop import of_all
-from vlalign_utils.zoo.architecture import Shell, connector, image_features, vision_tower
+from vlalign_utils.zoo.architecture import Shell, image_features
 
 AXES = [(kind, axis) for kind in KINDS.values() for axis in kind.axes]
 
@@ -30,11 +30,8 @@ class RegionNaming(nn.Module):
     """The mean cross-entropy, over all axes, of naming the regions of a batch of pictures."""
 
     def __init__(self, model: PreTrainedModel, recipe: Shell) -> None:
-        """Train the model's tower and connector, and a head for all axes that is not kept."""
+        """Take the model, and add a head for all axes that is trained with it and not kept."""
         super().__init__()
-        model.requires_grad_(False)
-        for part in (vision_tower(model, recipe), *connector(model, recipe)):
-            part.requires_grad_(True)
         self.model, self.recipe = model, recipe
         width = model.config.get_text_config().hidden_size
         self.norm = nn.LayerNorm(width)
