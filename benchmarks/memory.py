@@ -26,7 +26,7 @@ def rows(size: Size) -> list[dict[str, Any]]:
     spans = [(first, first + WIDTH - 1) for first in range(vlm.n_layers - WIDTH + 1)]
 
     def swept() -> None:
-        run = vlm.record(keys=True, **inputs)
+        run = vlm.record(kv_cache=True, **inputs)
         for _ in vlm.replays(run, [[FreezeTokens(*span, image)] for span in spans], keep=1):
             pass
 
@@ -38,7 +38,7 @@ def rows(size: Size) -> list[dict[str, Any]]:
         "plain forward": forward,
         "states of every layer: capture, two pooled groups": lambda: capture(vlm, inputs, ("image", "text")),
         "record": lambda: vlm.record(**inputs),
-        "record with keys and values": lambda: vlm.record(keys=True, **inputs),
+        "record with keys and values": lambda: vlm.record(kv_cache=True, **inputs),
         f"freeze image tokens, windows of {WIDTH}: full forwards": lambda: naive.freeze_sweep(
             vlm, inputs, image, WIDTH
         ),
@@ -54,10 +54,10 @@ def rows(size: Size) -> list[dict[str, Any]]:
 
 def peak(size: Size, way: Callable[[], Any]) -> int:
     """Bytes at the peak of a way, above what is held before it starts."""
-    return _on_card(way) if size.device == "cuda" else _in_a_child(way)
+    return _on_gpu(way) if size.device == "cuda" else _in_a_child(way)
 
 
-def _on_card(way: Callable[[], Any]) -> int:
+def _on_gpu(way: Callable[[], Any]) -> int:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     way()

@@ -30,7 +30,7 @@ def rows(size: Size) -> list[Row]:
     spans = [(first, first + WIDTH - 1) for first in range(vlm.n_layers - WIDTH + 1)]
 
     def swept(sets: Sequence[Sequence[Edit]]) -> Tensor:
-        run = vlm.record(keys=True, **inputs)
+        run = vlm.record(kv_cache=True, **inputs)
         by_row = dict(vlm.replays(run, sets, keep=1))
         return torch.stack([by_row[i][:, -1] for i in range(len(by_row))])
 

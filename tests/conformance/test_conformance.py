@@ -370,7 +370,7 @@ def test_sweeps_that_reuse_work_give_what_the_usual_loop_gives(name: str) -> Non
         sets += [[FreezeTokens(k, k + 1, image)] for k in range(LAYERS - 1)]
         if allowed.knockout.works:
             sets += [[Knockout(k, k, later, image)] for k in range(LAYERS)]
-    keyed = vlm.record(keys=True, **inputs)
+    keyed = vlm.record(kv_cache=True, **inputs)
     assert torch.equal(keyed.logits, run.logits)
     found = dict(vlm.replays(keyed, sets, keep=3))
     assert sorted(found) == list(range(len(sets)))

@@ -49,7 +49,7 @@ def test_rows_equal_full_forwards_for_every_batch(size: int, keep: int | None, b
     """Also where the batch is as large as the number of heads, or of tokens."""
     vlm, inputs = build("llava")
     inputs = batch_of(inputs, size)
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     sets = sets_of(run)
     found = dict(vlm.replays(run, sets, keep, budget))
     assert vlm._joint[False] if keep in (14, None) else vlm._joint[True]
@@ -63,7 +63,7 @@ def test_rows_equal_full_forwards_for_every_batch(size: int, keep: int | None, b
 @each_family
 def test_each_family_gives_what_its_full_forward_gives(family: str) -> None:
     vlm, inputs = build(family)
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     sets = [[Patch(k, at(run, 8, 13), 0.5 * noise(32))] for k in range(5)]
     for i, logits in vlm.replays(run, sets, keep=2):
         expected = recording.forward(vlm.anatomy, inputs, sets[i]).logits[:, -2:]
@@ -72,24 +72,24 @@ def test_each_family_gives_what_its_full_forward_gives(family: str) -> None:
 
 def test_a_row_begins_at_its_lowest_layer_and_its_first_token() -> None:
     vlm, inputs = build("llava")
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     edits: list[Edit] = [Patch(3, at(run, 12), noise(32)), FreezeTokens(1, 2, at(run, 10, 13))]
-    row = batched_replay.as_row(0, edits, run, 4, keep=1)
+    row = batched_replay.locate(0, edits, run, 4, keep=1)
     assert (row.start, row.cut) == (1, 10)
-    assert batched_replay.as_row(0, edits, run, 4, keep=6).cut == 8  # the tokens to be read
-    assert batched_replay.as_row(0, edits, run, 4, keep=None).cut == 0
+    assert batched_replay.locate(0, edits, run, 4, keep=6).cut == 8  # the tokens to be read
+    assert batched_replay.locate(0, edits, run, 4, keep=None).cut == 0
     assert (
-        batched_replay.as_row(0, edits, vlm.record(**inputs), 4, keep=1).cut == 0
+        batched_replay.locate(0, edits, vlm.record(**inputs), 4, keep=1).cut == 0
     )  # no keys of the tokens before
-    assert batched_replay.as_row(0, [], run, 4, keep=2).start == 4
+    assert batched_replay.locate(0, [], run, 4, keep=2).start == 4
 
 
 def test_image_blocks_that_see_ahead_are_computed_whole() -> None:
     vlm, inputs = build("gemma3")
-    run = vlm.record(keys=True, **inputs)
-    assert run.keys is not None
+    run = vlm.record(kv_cache=True, **inputs)
+    assert run.kv_cache is not None
     inside, behind = (
-        batched_replay.as_row(i, [Patch(1, at(run, token), noise(32))], run, 4, 1)
+        batched_replay.locate(i, [Patch(1, at(run, token), noise(32))], run, 4, 1)
         for i, token in enumerate((6, 9))
     )
     ((first,), fits), ((second,), _) = batched_replay.plan(vlm.anatomy, run, [inside, behind], 10_000)
@@ -98,7 +98,7 @@ def test_image_blocks_that_see_ahead_are_computed_whole() -> None:
 
 def test_only_the_tokens_after_an_edit_run_again() -> None:
     vlm, inputs = build("llava")
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     sets = [[Patch(k, at(run, 11), noise(32))] for k in range(4)]
     list(vlm.replays(run, sets, keep=1))
     shapes: list[tuple[int, ...]] = []
@@ -111,15 +111,15 @@ def test_only_the_tokens_after_an_edit_run_again() -> None:
 def test_what_cannot_be_shared_falls_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     vlm, inputs = build("lfm2_vl")
     with caplog.at_level("INFO", logger="vlalign"):
-        run = vlm.record(keys=True, **inputs)
+        run = vlm.record(kv_cache=True, **inputs)
     assert "every token runs in a sweep: layer 0 mixes tokens in another way" in caplog.text
-    assert run.keys is None
+    assert run.kv_cache is None
     assert [i for i, _ in vlm.replays(run, [[Patch(1, at(run, 9), noise(32))]], keep=1)] == [0]
 
 
 def test_errors_are_those_of_replay() -> None:
     vlm, inputs = build("llava")
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     with pytest.raises(IndexError, match="Patch layer is 5"):
         list(vlm.replays(run, [[], [Patch(5, at(run, 3), noise(32))]]))
     with pytest.raises(ValueError, match=r"keep is 15, expected 1\.\.14"):
@@ -132,8 +132,8 @@ def test_errors_are_those_of_replay() -> None:
 def test_a_wrong_input_does_not_switch_sharing_off() -> None:
     vlm, inputs = build("llava")
     with pytest.raises(ValueError, match=r"."):
-        vlm.record(keys=True, **{**inputs, "pixel_values": inputs["pixel_values"][:1]})
-    assert vlm.record(keys=True, **inputs).keys is not None
+        vlm.record(kv_cache=True, **{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+    assert vlm.record(kv_cache=True, **inputs).kv_cache is not None
 
 
 def other_stage(factor: float) -> VLM:
@@ -164,7 +164,7 @@ def test_sets_may_come_from_a_generator() -> None:
 @torch.no_grad()
 def test_keys_of_weights_that_have_changed_are_not_used() -> None:
     vlm, inputs = build("llava")
-    run = vlm.record(keys=True, **inputs)
+    run = vlm.record(kv_cache=True, **inputs)
     sets: list[list[Edit]] = [[Patch(2, at(run, 13), noise(32))]]
     list(vlm.replays(run, sets, keep=1))
     for parameter in vlm.layers[2:].parameters():

@@ -2,22 +2,22 @@ import pytest
 import torch
 from tiny_models import build
 
-from vlalign_utils.driver.kv_cache import Before, Keys, Seen, largest_cut, visible
+from vlalign_utils.driver.kv_cache import AttentionRecord, KVCache, PrefixKVCache, largest_cut, visible
 from vlalign_utils.driver.recording import record
 
 
-def seen(mask: torch.Tensor | None, causal: bool = True) -> Seen:
-    return Seen(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2), mask, causal)
+def seen(mask: torch.Tensor | None, causal: bool = True) -> AttentionRecord:
+    return AttentionRecord(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2), mask, causal)
 
 
-def keys(*masks: torch.Tensor | None, causal: bool = True) -> Keys:
-    return Keys((), {torch.nn.Identity(): seen(mask, causal) for mask in masks})
+def keys(*masks: torch.Tensor | None, causal: bool = True) -> KVCache:
+    return KVCache((), {torch.nn.Identity(): seen(mask, causal) for mask in masks})
 
 
 def test_keys_are_those_of_the_attention_and_recording_changes_nothing() -> None:
     vlm, inputs = build("llava")
-    found = Keys()
-    run = record(vlm.anatomy, inputs, keys=found)
+    found = KVCache()
+    run = record(vlm.anatomy, inputs, kv_cache=found)
     assert torch.equal(run.logits, vlm.record(**inputs).logits)
     attention = vlm.layers[2].self_attn
     assert len(found.seen) == 4
@@ -29,13 +29,13 @@ def test_keys_are_those_of_the_attention_and_recording_changes_nothing() -> None
 def test_layers_without_attention_have_none() -> None:
     vlm, inputs = build("lfm2_vl")
     with pytest.raises(ValueError, match="layer 0 mixes tokens in another way than attention"):
-        record(vlm.anatomy, inputs, keys=Keys())
+        record(vlm.anatomy, inputs, kv_cache=KVCache())
 
 
 def test_earlier_keys_come_before_new_ones_for_every_row() -> None:
     key = torch.arange(2 * 4).view(2, 1, 4, 1).float()
     new = torch.full((6, 1, 1, 1), -1.0)
-    joined, _ = Before(Seen(key, key, None, True), 3).update(new, new)
+    joined, _ = PrefixKVCache(AttentionRecord(key, key, None, True), 3).update(new, new)
     assert joined.shape == (6, 1, 4, 1)
     assert joined[:, 0, :, 0].tolist() == [[0, 1, 2, -1], [4, 5, 6, -1]] * 3
 

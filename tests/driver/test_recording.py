@@ -182,7 +182,7 @@ def test_outputs_changed_in_place_are_computed_again(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(inner, "get_image_features", doubled)
     run = vlm.record(**inputs)
-    assert "model.multi_modal_projector" not in run.answers
+    assert "model.multi_modal_projector" not in run.module_outputs
     vlm.self_test(run)
 
 

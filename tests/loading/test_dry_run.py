@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlalign_utils import load_vlm
 from vlalign_utils.loading.checkpoint import locate
-from vlalign_utils.loading.dry_run import rehearse
+from vlalign_utils.loading.dry_run import load_without_weights
 from vlalign_utils.loading.safetensors_headers import read_headers
 
 Weights = dict[str, torch.Tensor]
@@ -25,7 +25,7 @@ def test_a_rehearsed_model_is_the_loaded_one_without_weights(family: str, tmp_pa
     build(family)[0].model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     config._attn_implementation = "flash_attention_2"  # as it may be written in a config.json
-    empty = rehearse("tiny", config, read_headers(locate(tmp_path)), torch.bfloat16)
+    empty = load_without_weights("tiny", config, read_headers(locate(tmp_path)), torch.bfloat16)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert all(p.is_meta for p in empty.parameters())
     assert {n: (p.shape, p.dtype) for n, p in empty.named_parameters()} == {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import LlavaProcessor
 
-from vlalign_utils.driver.verbosity import quiet
+from vlalign_utils.driver.verbosity import without_progress_bars
 from vlalign_utils.loading import processors
 from vlalign_utils.loading.processors import load_processor
 
@@ -19,7 +19,7 @@ def copy(hub_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_processor_of_a_folder(hub_folder: Path) -> None:
-    with quiet():
+    with without_progress_bars():
         assert isinstance(load_processor("tiny", hub_folder), LlavaProcessor)
 
 

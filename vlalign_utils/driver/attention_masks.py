@@ -18,7 +18,7 @@ from vlalign_utils.driver.anatomy import (
     signature,
 )
 from vlalign_utils.driver.edits import CrossOff, Knockout
-from vlalign_utils.driver.residual_stream import Walk
+from vlalign_utils.driver.residual_stream import ResidualStream
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Cuts:
     """Attention cuts of one replay: which layers they concern, and which they really hit."""
 
     edits: Sequence[Knockout | CrossOff]
-    walk: Walk
+    residual: ResidualStream
     hit: set[int] = field(default_factory=set)
     live: list[nn.Module] = field(default_factory=list)  # modules that must run for the cut to happen
     # Layers that share a mask share its cut version; the mask is kept so that its id stays its own.
@@ -36,8 +36,8 @@ class Cuts:
         """Hook every attention module concerned. Raises ValueError where a layer cannot be cut."""
         if not self.edits:
             return
-        crossing = self.walk.anatomy.cross_attentions()
-        for k, layer in enumerate(self.walk.anatomy.layers):
+        crossing = self.residual.anatomy.cross_attentions()
+        for k, layer in enumerate(self.residual.anatomy.layers):
             active = tuple(e for e in self.edits if isinstance(e, Knockout) and e.first <= k <= e.last)
             if active and not self_attentions(layer) and k not in crossing.values():
                 raise ValueError(
@@ -77,7 +77,7 @@ class Cuts:
         causal = is_causal(module, call.kwargs.get("is_causal"))
         shared = (active, id(mask), causal)
         if shared not in self.masks:
-            stream = self.walk.resid[-1]
+            stream = self.residual.resid[-1]
             self.masks[shared] = mask, cut_mask(mask, forbidden_pairs(active), causal, stream)
         self.hit.add(k)
         _, call.arguments[name] = self.masks[shared]
@@ -94,7 +94,7 @@ class Cuts:
     ) -> Any:
         call = signature(module).bind_partial(*args, **kwargs)
         # Gated blocks may stand between the layers: they belong to the layer they run before.
-        layer = len(self.walk.resid) if held_by is None else held_by
+        layer = len(self.residual.resid) if held_by is None else held_by
         source = call.arguments.get(key_source(module) or "")
         if source is None or not any(e.first <= layer <= e.last for e in offs):
             return None

@@ -206,12 +206,12 @@ def _rows(vlm: Driver, run: Run) -> Finding:
 
 
 def _suffix(vlm: Driver, inputs: Mapping[str, Any], image: Tensor | None) -> Finding:
-    run = vlm.record(keys=True, **inputs)
-    if run.keys is None:
+    run = vlm.record(kv_cache=True, **inputs)
+    if run.kv_cache is None:
         return Finding(False, "keys and values of earlier tokens cannot be kept; every token runs")
     wanted = run.grid[1] // 2 if image is None else int(image.any(0).nonzero()[-1]) + 1
     seen = attended_tokens(run.inputs, run.grid, image)
-    cut = largest_cut(run.keys, run.grid[1], min(wanted, run.grid[1] - 1), seen)
+    cut = largest_cut(run.kv_cache, run.grid[1], min(wanted, run.grid[1] - 1), seen)
     works = cut > 0 and vlm.runs_jointly(run, cut)
     return Finding(works, "only tokens from the first edited one run" if works else "every token runs")
 

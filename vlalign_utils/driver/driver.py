@@ -15,11 +15,11 @@ from vlalign_utils.driver.anatomy import find_anatomy, image_token_ids
 from vlalign_utils.driver.attention_backend import attention_for
 from vlalign_utils.driver.edits import Edit, Knockout, check_edits, check_layer
 from vlalign_utils.driver.image_positions import pixels
-from vlalign_utils.driver.kv_cache import Keys, weights_now
+from vlalign_utils.driver.kv_cache import KVCache, weights_now
 from vlalign_utils.driver.recording import Replay, Run
 
 LOG = logging.getLogger("vlalign")
-# Tokens that run at once when sets of edits share a batch: a processor's cache holds few, a card wants many.
+# Tokens that run at once when sets of edits share a batch: a CPU's cache holds few, a GPU needs many.
 TOKENS_CPU, TOKENS = 1024, 16384
 
 
@@ -44,7 +44,7 @@ class Driver:
         self._image_ids = sorted(image_token_ids(self.model.config))
         self.image_source: str | None = None  # "ids", "pixels" or "none": decided on the first image
         self._all_show_pixels = True  # whether every declared position changed with the first image's pixels
-        self._joint: dict[bool, bool] = {}  # whether rows can run together: all tokens; a suffix of them
+        self._joint: dict[bool, bool] = {}  # whether edit sets can share a batch: of all tokens; of a suffix
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -70,11 +70,11 @@ class Driver:
         held = (p for p in self.model.parameters() if not p.is_meta)
         return next(held, torch.empty(0, dtype=self.model.dtype))
 
-    def record(self, *, stop: int | None = None, keys: bool = False, **inputs: Any) -> Run:
+    def record(self, *, stop: int | None = None, kv_cache: bool = False, **inputs: Any) -> Run:
         """Run the whole model once, vision tower included and without gradients.
 
         With `stop` the forward ends at what enters that layer, which is all that training above it
-        needs. With `keys` it also keeps the keys and values of the attention, where the model allows
+        needs. With `kv_cache` it also keeps the keys and values of the attention, where the model allows
         that: `replays` then computes only the tokens that an edit can change. Raises TypeError for an
         input that the model does not take, and ValueError, naming the first part at fault, when the model
         gives NaN or infinity.
@@ -82,15 +82,15 @@ class Driver:
         if stop is not None:
             check_layer(stop, "stop", 0, self.n_layers)
         placed = self._on_device(inputs)
-        run = self._record(placed, stop, keys)
+        run = self._record(placed, stop, kv_cache)
         finite.check_run(self.anatomy, run)
         return run
 
-    def _record(self, placed: dict[str, Any], stop: int | None, keys: bool) -> Run:
-        if not keys or not self._joint.get(True, True):
+    def _record(self, placed: dict[str, Any], stop: int | None, kv_cache: bool) -> Run:
+        if not kv_cache or not self._joint.get(True, True):
             return recording.record(self.anatomy, placed, stop)
         try:
-            return recording.record(self.anatomy, placed, stop, Keys(weights_now(self.layers)))
+            return recording.record(self.anatomy, placed, stop, KVCache(weights_now(self.layers)))
         except (ValueError, TypeError, AttributeError, NotImplementedError) as reason:
             run = recording.record(self.anatomy, placed, stop)  # raises again where the inputs are at fault
             self._joint[True] = False
@@ -136,9 +136,9 @@ class Driver:
 
         Logits are those of the last `keep` tokens, None for all. Sets run together, up to `budget` tokens
         at a time (None for what suits the device), each from its lowest edited layer and, for a run
-        recorded with `keys` and `keep`, from its first edited token. Where this model or run does not allow
-        that, they run one by one: the result is the same, up to rounding where sets share a batch. Raises
-        as `replay` does.
+        recorded with `kv_cache` and `keep`, from its first edited token. Where this model or run does not
+        allow that, they run one by one: the result is the same, up to rounding where sets share a batch.
+        Raises as `replay` does.
         """
         sets = list(sets)
         self._check_run(run)
@@ -148,11 +148,11 @@ class Driver:
             raise ValueError(f"keep is {keep}, expected 1..{run.grid[1]} tokens, or None for all")
         if run.logits.shape[1] != run.grid[1]:
             raise ValueError("this run kept the logits of some tokens only: record it without logits_to_keep")
-        if run.keys is not None and run.keys.made_by != weights_now(self.layers):
-            run = replace(run, keys=None)  # a token's keys are those of weights that have changed since
+        if run.kv_cache is not None and run.kv_cache.made_by != weights_now(self.layers):
+            run = replace(run, kv_cache=None)  # a token's keys are those of weights that have changed since
         if budget is None:
             budget = TOKENS_CPU if self.device.type == "cpu" else TOKENS
-        parts = [batched_replay.as_row(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
+        parts = [batched_replay.locate(i, edits, run, self.n_layers, keep) for i, edits in enumerate(sets)]
         groups = batched_replay.plan(self.anatomy, run, parts, budget)
         return (done for group, apart in groups for done in self._replay_group(run, group, apart, keep))
 
@@ -163,20 +163,20 @@ class Driver:
             raise ValueError("a residual stream of this run was changed in place: change a clone of it")
 
     def _replay_group(
-        self, run: Run, group: Sequence[batched_replay.Row], apart: bool, keep: int | None
+        self, run: Run, group: Sequence[batched_replay.EditSet], apart: bool, keep: int | None
     ) -> list[tuple[int, Tensor]]:
-        with attention_for(self, _need([edit for row in group for edit in row.edits])):
+        with attention_for(self, _need([edit for one in group for edit in one.edits])):
             if apart and self.runs_jointly(run, group[0].cut):
                 try:
-                    return batched_replay.together(self.anatomy, run, group, keep)
-                except batched_replay.Unfit as reason:
+                    return batched_replay.replay_together(self.anatomy, run, group, keep)
+                except batched_replay.NotBatchable as reason:
                     LOG.info("%s: sets of edits run one by one: %s", type(self.model).__name__, reason)
-            return [(row.index, batched_replay.one_by_one(self.anatomy, run, row, keep)) for row in group]
+            return [(one.index, batched_replay.replay_alone(self.anatomy, run, one, keep)) for one in group]
 
     def runs_jointly(self, run: Run, cut: int) -> bool:
         """Whether rows of this model's tokens from `cut` on can share a batch; tried once, on `run`."""
         if (cut > 0) not in self._joint:
-            self._joint[cut > 0] = batched_replay.agree(self.anatomy, run, cut)
+            self._joint[cut > 0] = batched_replay.batching_is_exact(self.anatomy, run, cut)
             if not self._joint[cut > 0]:
                 what = "a suffix of the tokens" if cut else "several sets of edits"
                 LOG.info("%s: %s cannot run by itself; falling back", type(self.model).__name__, what)

@@ -129,12 +129,12 @@ def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, l
         if isinstance(edit, Patch):
             _check_value(edit.value, edit.mask, stream, grid)
         if isinstance(edit, Revert):
-            check_twins(layers, edit.layers, range(edit.first, edit.last + 1))
+            check_same_layers(layers, edit.layers, range(edit.first, edit.last + 1))
             if any(isinstance(other, Knockout | CrossOff) for other in edits):
                 raise ValueError("Revert cannot be combined with Knockout or CrossOff in one replay")
 
 
-def check_twins(own: nn.ModuleList, others: nn.ModuleList, which: Iterable[int]) -> None:
+def check_same_layers(own: nn.ModuleList, others: nn.ModuleList, which: Iterable[int]) -> None:
     """Raise ValueError unless these layers can take the weights of the other model's."""
     if others is own:
         raise ValueError("layers are the model's own: give those of another stage of it")

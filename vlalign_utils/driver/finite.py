@@ -63,7 +63,7 @@ def fault(anatomy: Anatomy, inputs: Mapping[str, Any]) -> str | None:
         run = recording.record(anatomy, inputs)
     names = {id(module): name for name, module in anatomy.root.named_modules()}
     layers = [names[id(layer)] for layer in anatomy.layers]
-    before = [name for name in bad if any(_within(name, ran) for ran in run.answers)]
+    before = [name for name in bad if any(_within(name, ran) for ran in run.module_outputs)]
     if before:
         return _said(anatomy, "before the first layer", before[0])
     seen = attended_tokens(run.inputs, run.grid, None)

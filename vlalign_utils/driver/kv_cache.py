@@ -24,7 +24,7 @@ from vlalign_utils.driver.anatomy import (
 
 
 @dataclass(frozen=True)
-class Seen:
+class AttentionRecord:
     """What one attention module made and was allowed to see, for all tokens of a batch."""
 
     key: Tensor  # [batch, heads, tokens, width of a head]
@@ -34,11 +34,11 @@ class Seen:
 
 
 @dataclass
-class Keys:
+class KVCache:
     """What every self-attention of a forward made, by module, with the weights of `made_by`."""
 
     made_by: tuple[int, ...] = ()
-    seen: dict[nn.Module, Seen] = field(default_factory=dict)
+    seen: dict[nn.Module, AttentionRecord] = field(default_factory=dict)
 
     def hook(self, layers: nn.ModuleList, hooks: ExitStack) -> None:
         """Record every self-attention of the layers. Raises ValueError for one that takes no cache."""
@@ -59,17 +59,17 @@ class Keys:
         causal = is_causal(module, call.kwargs.get("is_causal"))
         name = cache_argument(module)
         assert name is not None
-        call.arguments[name] = _Recorder(partial(self._note, module, mask, causal))
+        call.arguments[name] = _RecordingCache(partial(self._note, module, mask, causal))
         return call.args, call.kwargs
 
     def _note(self, module: nn.Module, mask: Any, causal: bool, key: Tensor, value: Tensor) -> None:
         if module in self.seen:
             raise ValueError(f"{type(module).__name__} makes keys more than once in a forward")
-        self.seen[module] = Seen(key, value, mask, causal)
+        self.seen[module] = AttentionRecord(key, value, mask, causal)
 
 
 @dataclass(frozen=True)
-class _Recorder:
+class _RecordingCache:
     """Stands where a cache would, and notes what passes."""
 
     note: Any
@@ -80,10 +80,10 @@ class _Recorder:
 
 
 @dataclass(frozen=True)
-class Before:
+class PrefixKVCache:
     """Stands where a cache would: recorded keys and values of the first `cut` tokens come before new ones."""
 
-    seen: Seen
+    seen: AttentionRecord
     cut: int
 
     def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ def weights_now(layers: nn.ModuleList) -> tuple[int, ...]:
     return tuple(parameter._version for parameter in layers.parameters())
 
 
-def visible(seen: Seen, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | None:
+def visible(seen: AttentionRecord, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | None:
     """Which keys each query may see, in any head; None for a mask that is not over the tokens."""
     mask, device = seen.mask, seen.key.device
     if mask is None:
@@ -114,14 +114,14 @@ def visible(seen: Seen, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | No
     return seen_by.reshape(-1, *seen_by.shape[-3:]).any(1) if mask.ndim > 2 else seen_by[None]
 
 
-def largest_cut(keys: Keys, tokens: int, wanted: int, attended: Tensor | None) -> int:
+def largest_cut(keys: KVCache, tokens: int, wanted: int, attended: Tensor | None) -> int:
     """The largest number of tokens, at most `wanted`, none of which sees a later one in any layer.
 
     Queries that `attended` [batch, tokens] leaves out, padding, do not count: no token sees them. 0 where a
     mask does not say what is seen.
     """
     furthest = torch.arange(tokens)
-    done: dict[tuple[int, bool], Seen] = {}
+    done: dict[tuple[int, bool], AttentionRecord] = {}
     for seen in keys.seen.values():
         if (id(seen.mask), seen.causal) in done:  # layers share their masks
             continue

@@ -19,8 +19,13 @@ from torch.utils import _pytree as pytree
 from vlalign_utils.driver.anatomy import Anatomy
 from vlalign_utils.driver.attention_masks import Cuts
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, Revert
-from vlalign_utils.driver.kv_cache import Keys
-from vlalign_utils.driver.residual_stream import Answer, Walk, answer_from, replace_forward
+from vlalign_utils.driver.kv_cache import KVCache
+from vlalign_utils.driver.residual_stream import (
+    ModuleOutput,
+    ResidualStream,
+    replace_forward,
+    return_recorded,
+)
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a layer, the residual stream among them
 States = dict[str, dict[Any, Any]]  # contents of the mutable mappings that a layer was given
@@ -39,11 +44,11 @@ class Run:
     final: Float[Tensor, "batch tokens vocabulary"] | None
     outputs: dict[int, Any]  # what each executed layer returned
     states: dict[int, States]
-    answers: dict[str, list[Answer]]  # what each module returned before layer 0, by module name
+    module_outputs: dict[str, list[ModuleOutput]]  # what each module returned before layer 0, by module name
     calls: dict[int, Call]  # what each executed layer was given
     root: nn.Module  # the model that was recorded
     versions: list[int]  # of the residual streams: how often each was changed in place
-    keys: Keys | None = None  # what its attention made, where asked for
+    kv_cache: KVCache | None = None  # what its attention made, where asked for
 
     @property
     def logits(self) -> Float[Tensor, "batch tokens vocabulary"]:
@@ -77,31 +82,31 @@ def token_grid(stream: Tensor, inputs: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def record(
-    anatomy: Anatomy, inputs: Mapping[str, Any], stop: int | None = None, keys: Keys | None = None
+    anatomy: Anatomy, inputs: Mapping[str, Any], stop: int | None = None, kv_cache: KVCache | None = None
 ) -> Run:
     """Run the model once without gradients, up to layer `stop`, and keep what a replay needs.
 
-    `keys`, empty, is filled with the keys and values of all self-attentions.
+    `kv_cache`, empty, is filled with the keys and values of all self-attentions.
     """
-    recorder, walk = _Recorder(), Walk(anatomy, stop=stop)
+    recorder, residual = _Recorder(), ResidualStream(anatomy, stop=stop)
     # Tensors made in inference mode could never take part in a later training step.
     with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
         recorder.hook(anatomy, hooks)
-        if keys is not None:
-            keys.hook(anatomy.layers, hooks)
-        final = walk(inputs, hooks)
-    answers = recorder.kept_answers()
+        if kv_cache is not None:
+            kv_cache.hook(anatomy.layers, hooks)
+        final = residual(inputs, hooks)
+    module_outputs = recorder.kept_outputs()
     return Run(
         inputs=inputs,
-        resid=walk.resid,
+        resid=residual.resid,
         final=final,
         outputs=recorder.outputs,
         states=recorder.states,
-        answers=answers,
+        module_outputs=module_outputs,
         calls=recorder.calls,
         root=anatomy.root,
-        versions=[stream._version for stream in walk.resid],
-        keys=keys,
+        versions=[stream._version for stream in residual.resid],
+        kv_cache=kv_cache,
     )
 
 
@@ -112,40 +117,40 @@ def replay(
     at_slots = [e.begin(run.grid) for e in edits if isinstance(e, Patch | FreezeTokens)]
     if hidden is not None:
         at_slots.insert(0, lambda slot, stream: hidden if slot == start else stream)
-    walk = Walk(anatomy, run.resid[:start], at_slots)
-    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
+    residual = ResidualStream(anatomy, run.resid[:start], at_slots)
+    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], residual)
     with ExitStack() as hooks:
         cuts.hook(hooks)
         _swap_weights(anatomy, edits, hooks)
-        for name, calls in run.answers.items():
+        for name, calls in run.module_outputs.items():
             module = anatomy.root.get_submodule(name)
             if not any(m in cuts.live for m in module.modules()):
-                answer_from(calls, module, hooks)
+                return_recorded(calls, module, hooks)
         for k in range(start):
             if k in run.outputs:
-                answer_from([pytree.tree_flatten(run.outputs[k])], anatomy.layers[k], hooks)
+                return_recorded([pytree.tree_flatten(run.outputs[k])], anatomy.layers[k], hooks)
         first = next((k for k in sorted(run.states) if k >= start), None)
         if first is not None:  # layers above find the states that the running ones leave
             restore = partial(_restore, run.states[first])
             hooks.callback(anatomy.layers[first].register_forward_pre_hook(restore, with_kwargs=True).remove)
-        final = walk(run.inputs, hooks)
+        final = residual(run.inputs, hooks)
     cuts.check()
     assert final is not None
-    return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
+    return Replay(final, residual.resid, tuple(sorted(cuts.hit)))
 
 
 def forward(anatomy: Anatomy, inputs: Mapping[str, Any], edits: Sequence[Edit] = ()) -> Replay:
     """The usual way, and the oracle of what reuses work: the whole model runs, vision tower included."""
     shaped = [e for e in edits if isinstance(e, Patch | FreezeTokens)]
-    walk = Walk(anatomy, edits=[e.begin((e.mask.shape[0], e.mask.shape[1])) for e in shaped])
-    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], walk)
+    residual = ResidualStream(anatomy, edits=[e.begin((e.mask.shape[0], e.mask.shape[1])) for e in shaped])
+    cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], residual)
     with ExitStack() as hooks, torch.no_grad():
         cuts.hook(hooks)
         _swap_weights(anatomy, edits, hooks)
-        final = walk(inputs, hooks)
+        final = residual(inputs, hooks)
     cuts.check()
     assert final is not None
-    return Replay(final, walk.resid, tuple(sorted(cuts.hit)))
+    return Replay(final, residual.resid, tuple(sorted(cuts.hit)))
 
 
 def _swap_weights(anatomy: Anatomy, edits: Sequence[Edit], hooks: ExitStack) -> None:
@@ -157,11 +162,11 @@ def _swap_weights(anatomy: Anatomy, edits: Sequence[Edit], hooks: ExitStack) -> 
 
 def entering_layer_0(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Tensor:
     """Residual stream that enters layer 0 when no cross-attention has added to it before."""
-    walk = Walk(anatomy, stop=0)
+    residual = ResidualStream(anatomy, stop=0)
     with ExitStack() as hooks, torch.inference_mode(False), torch.no_grad():
-        Cuts([CrossOff(0, 0)], walk).hook(hooks)
-        walk(inputs, hooks)
-    return walk.resid[0]
+        Cuts([CrossOff(0, 0)], residual).hook(hooks)
+        residual(inputs, hooks)
+    return residual.resid[0]
 
 
 @dataclass
@@ -171,7 +176,7 @@ class _Recorder:
     outputs: dict[int, Any] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
     states: dict[int, States] = field(default_factory=dict)
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    module_outputs: dict[str, list[ModuleOutput]] = field(default_factory=dict)
     versions: list[tuple[str, Tensor, int]] = field(default_factory=list)
     depth: int = 0
 
@@ -184,10 +189,10 @@ class _Recorder:
             hooks.callback(module.register_forward_pre_hook(self._called).remove)
             hooks.callback(module.register_forward_hook(partial(self._returned, name)).remove)
 
-    def kept_answers(self) -> dict[str, list[Answer]]:
+    def kept_outputs(self) -> dict[str, list[ModuleOutput]]:
         """Answers that nothing changed in place afterwards; the others are computed again in a replay."""
         changed = {name for name, tensor, version in self.versions if tensor._version != version}
-        return {name: calls for name, calls in self.answers.items() if name not in changed}
+        return {name: calls for name, calls in self.module_outputs.items() if name not in changed}
 
     def _layer_called(self, k: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if k in self.states:
@@ -206,7 +211,7 @@ class _Recorder:
         if self.depth or self.states:  # inside another module, or after layer 0 was entered
             return
         leaves, spec = pytree.tree_flatten(output)
-        self.answers.setdefault(name, []).append((leaves, spec))
+        self.module_outputs.setdefault(name, []).append((leaves, spec))
         self.versions += [(name, leaf, leaf._version) for leaf in leaves if isinstance(leaf, Tensor)]
 
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from vlalign_utils.driver.anatomy import Anatomy, signature
 
-Answer = tuple[list[Any], pytree.TreeSpec]  # leaves of a module's output, and how to build it again
+ModuleOutput = tuple[list[Any], pytree.TreeSpec]  # leaves of a module's output, and how to build it again
 
 
 class StopForward(Exception):  # noqa: N818 - not an error: the forward has done its work
@@ -23,7 +23,7 @@ class StopForward(Exception):  # noqa: N818 - not an error: the forward has done
 
 
 @dataclass
-class Walk:
+class ResidualStream:
     """Reads, edits and stops the residual stream of one forward; `resid` holds the slots reached so far."""
 
     anatomy: Anatomy
@@ -80,9 +80,9 @@ def _first_parameter(layer: nn.Module) -> str:
     return next(iter(signature(layer).parameters))
 
 
-def answer_from(calls: Sequence[Answer], module: nn.Module, hooks: ExitStack) -> None:
+def return_recorded(calls: Sequence[ModuleOutput], module: nn.Module, hooks: ExitStack) -> None:
     """Let a module's next calls return what was recorded; it computes again when the record ends."""
-    replace_forward(module, partial(_answer, iter(calls), module.forward), hooks)
+    replace_forward(module, partial(_recorded, iter(calls), module.forward), hooks)
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any], hooks: ExitStack) -> None:
@@ -94,6 +94,6 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any], hooks: ExitS
     module.forward = forward
 
 
-def _answer(left: Iterator[Answer], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _recorded(left: Iterator[ModuleOutput], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     answer = next(left, None)
     return own(*args, **kwargs) if answer is None else pytree.tree_unflatten(*answer)

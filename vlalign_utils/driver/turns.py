@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import nn
 
-from vlalign_utils.driver.verbosity import silent
+from vlalign_utils.driver.verbosity import without_messages
 
 MARK = "THE-TEXT-IN-QUESTION"  # stands where a text goes, to see what a template writes around it
 
@@ -206,7 +206,7 @@ def _image_token(processor: Any) -> str:
     token = str(token)
 
     def ids(text: str) -> torch.Tensor:
-        with silent():  # some report that they insert the token
+        with without_messages():  # some report that they insert the token
             found: torch.Tensor = processor(
                 text=[text], images=[[Image.new("RGB", (64, 64))]], return_tensors="pt"
             )["input_ids"]

@@ -8,7 +8,7 @@ from transformers.utils import logging as verbosity
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """No bar with changing times outside a terminal."""
     hide_bar = verbosity.is_progress_bar_enabled() and not sys.stderr.isatty()
     if hide_bar:
@@ -21,7 +21,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def without_messages() -> Iterator[None]:
     """No report and no bar at all, for a loading that only looks whether another would succeed."""
     level, bar = verbosity.get_verbosity(), verbosity.is_progress_bar_enabled()
     verbosity.set_verbosity_error()

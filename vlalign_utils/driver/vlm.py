@@ -26,7 +26,7 @@ class VLM(Driver):
         super().__init__(model)
         self.processor = processor
         self.source: Any = None  # where the model came from, noted by load_vlm
-        self._seen: dict[str, Any] | None = None  # the first recorded inputs with an image
+        self._first_inputs: dict[str, Any] | None = None  # the first recorded inputs with an image
         self._capabilities: Capabilities | None = None
 
     @property
@@ -56,11 +56,11 @@ class VLM(Driver):
             if name in known
         }
 
-    def record(self, *, stop: int | None = None, keys: bool = False, **inputs: Any) -> Run:
+    def record(self, *, stop: int | None = None, kv_cache: bool = False, **inputs: Any) -> Run:
         """Run the whole model once; see `Driver.record`."""
-        run = super().record(stop=stop, keys=keys, **inputs)
-        if self.processor is None and self._seen is None and pixels(inputs):
-            self._seen = inputs
+        run = super().record(stop=stop, kv_cache=kv_cache, **inputs)
+        if self.processor is None and self._first_inputs is None and pixels(inputs):
+            self._first_inputs = inputs
         return run
 
     def capabilities(self, inputs: Mapping[str, Any] | None = None) -> Capabilities:
@@ -72,7 +72,7 @@ class VLM(Driver):
         """
         if inputs is not None or self._capabilities is None:
             if inputs is None:
-                inputs = self._seen if self.processor is None else self.trial_inputs()
+                inputs = self._first_inputs if self.processor is None else self.trial_inputs()
             if inputs is None:
                 raise ValueError(
                     "to find out what this model allows, give `inputs` with an image: it has no processor"

@@ -19,7 +19,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Batch, answer_scores, batches, evaluate
+from vlalign_utils.inference.scoring import Batch, answer_scores, evaluate, evaluation_batches
 from vlalign_utils.inference.token_groups import Tokens
 
 Mask = Bool[Tensor, "batch tokens"]
@@ -165,9 +165,9 @@ def replayed(
     clean, solved = np.zeros(len(items)), np.zeros(len(items), dtype=bool)
     prob = {name: np.zeros((len(items), len(spans))) for name in names}
     correct = {name: np.zeros((len(items), len(spans)), dtype=bool) for name in names}
-    for batch in progress(list(batches(vlm, items, batch_size)), label):
+    for batch in progress(list(evaluation_batches(vlm, items, batch_size)), label):
         inputs: dict[str, Any] = {**batch.inputs}
-        run = vlm.record(keys=True, **inputs)
+        run = vlm.record(kv_cache=True, **inputs)
         by_name = edits(run, batch)
         sets = [by_name[name][column] for name in names for column in range(len(spans))]
         cells = [(name, column) for name in names for column in range(len(spans))]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from vlalign_utils.data.suites import Item
-from vlalign_utils.driver.edits import check_layer, check_twins
+from vlalign_utils.driver.edits import check_layer, check_same_layers
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import Interval, bootstrap_ratio
 from vlalign_utils.inference.progress import progress
@@ -34,7 +34,7 @@ def transplanted(vlm: VLM, donor: VLM, layers: Sequence[int]) -> Iterator[VLM]:
     """
     for k in layers:
         check_layer(k, "layer", 0, vlm.n_layers - 1)
-    check_twins(vlm.layers, donor.layers, layers)
+    check_same_layers(vlm.layers, donor.layers, layers)
     own = [(vlm.layers[k].state_dict(keep_vars=True), donor.layers[k].state_dict()) for k in layers]
     before = [{name: value.detach().clone() for name, value in held.items()} for held, _ in own]
     try:
@@ -87,7 +87,7 @@ def transplant_sweep(
     Every set is a plain evaluation of the model with those weights. Raises as `transplanted` does.
     """
     for chosen in sets:
-        check_twins(receiver.layers, donor.layers, chosen)
+        check_same_layers(receiver.layers, donor.layers, chosen)
     ends = [evaluate(vlm, items, batch_size) for vlm in (receiver, donor)]
     found: dict[Layers, Scores] = {(): ends[0]}  # sets come up more than once: each is scored once
     for chosen in progress(list(dict.fromkeys(s for s in sets if s)), label):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
-from vlalign_utils.loading.base_weights import Plan, plan, put
+from vlalign_utils.loading.base_weights import Plan, plan, write_weights
 from vlalign_utils.loading.checkpoint import (
     LOG,
     Checkpoint,
@@ -32,7 +32,7 @@ class Replacement:
     def apply(self, model: nn.Module) -> BaseWeights:
         """Fetch the base's weights and write them into a loaded model. Raises ValueError where that fails."""
         folder = fetch_weights(self.checkpoint, {swap.file for swap in self.plan.swaps})
-        put(model, self.plan.swaps, folder)
+        write_weights(model, self.plan.swaps, folder)
         base = self.checkpoint
         LOG.info(
             "%d weights of the language model are those of %s; kept: %s",

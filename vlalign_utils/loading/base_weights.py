@@ -149,7 +149,7 @@ def _swap(
 
 
 @torch.no_grad()
-def put(model: nn.Module, swaps: Sequence[Swap], folder: Path) -> None:
+def write_weights(model: nn.Module, swaps: Sequence[Swap], folder: Path) -> None:
     """Write the base's weights into a model, one tensor at a time.
 
     Raises ValueError when a weight of the model was offloaded.

@@ -9,11 +9,11 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from vlalign_utils.driver.anatomy import find_anatomy
-from vlalign_utils.driver.verbosity import silent
+from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.loading.safetensors_headers import Header
 
 
-def rehearse(
+def load_without_weights(
     name: str,
     config: Any,
     headers: Mapping[str, Header],
@@ -30,7 +30,7 @@ def rehearse(
     if attention is None:
         config._attn_implementation = None  # not what the machine it was trained on had
     tensors = {key: header.on_meta() for key, header in headers.items()}
-    with silent():
+    with without_messages():
         try:
             with torch.device("meta"):
                 built: Any = AutoModelForImageTextToText.from_config(

@@ -23,7 +23,7 @@ from transformers import (
     AutoModelForImageTextToText,
 )
 
-from vlalign_utils.driver.verbosity import quiet
+from vlalign_utils.driver.verbosity import without_progress_bars
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.base_model import check_pair, find_base
 from vlalign_utils.loading.checkpoint import (
@@ -34,7 +34,7 @@ from vlalign_utils.loading.checkpoint import (
     fetch_weights,
     locate,
 )
-from vlalign_utils.loading.dry_run import rehearse
+from vlalign_utils.loading.dry_run import load_without_weights
 from vlalign_utils.loading.memory import check_memory
 from vlalign_utils.loading.placement import DeviceMap, place
 from vlalign_utils.loading.processors import load_processor
@@ -87,7 +87,7 @@ def load_vlm(
     wants_base = check_pair(checkpoint, base, base_revision, quantization)
     if trust_remote_code:
         warnings.warn(f"trust_remote_code runs Python code that comes with {checkpoint.name}", stacklevel=2)
-    with quiet():
+    with without_progress_bars():
         folder = fetch_small(checkpoint, trust_remote_code)
         config = read_config(checkpoint, folder, trust_remote_code)
         quantised = getattr(config, "quantization_config", None) is not None
@@ -100,7 +100,7 @@ def load_vlm(
         headers = read_headers(checkpoint)
         replacement = None
         if not quantised:  # else only transformers knows what the weights will be called
-            empty = rehearse(
+            empty = load_without_weights(
                 checkpoint.name, config, headers, precision, attn_implementation, trust_remote_code
             )
             check_memory(checkpoint.name, empty, placement)

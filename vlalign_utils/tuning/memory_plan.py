@@ -1,4 +1,4 @@
-"""What a fine-tune will hold in memory, computed from a configuration before any weight is loaded.
+"""Memory plan of a fine-tune, computed from a configuration before any weight is loaded.
 
 `python -m vlalign_utils plan MODEL --band 8 25` prints it for a band beside full tuning.
 """
@@ -32,7 +32,7 @@ _BLOCK, _SMALL = 256, 4096
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes that one device holds in a fine-tune; `prefixes` are bytes on disk, without a picture's features.
+    """Bytes that one device holds in a fine-tune; `prefixes` are bytes on disk, without an image's features.
 
     `step` is the most that a step adds to weights and optimiser states at any one time: gradients,
     activations and all that is computed on the way, or, if that is more, the optimiser's own work. It is

@@ -1,6 +1,6 @@
-"""What the rest of a forward reads of all that ran before and below a decoder layer.
+"""Needed tensors: those that the rest of a forward reads, of all that ran before and below a decoder layer.
 
-Found out on one batch, by putting NaN in a tensor's place: what nobody reads spoils nothing.
+Found out on one batch, by replacing a tensor with NaN: one that nothing reads changes no logit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ Logits = Float[Tensor, "batch kept vocabulary"]
 
 
 def specs(run: Run) -> list[tuple[tuple[str, int], pytree.TreeSpec]]:
-    """Everything that ran below, in one order, and the structure of what it gave."""
+    """List all calls below, in one order, with the structure of their outputs."""
     return [(at, spec) for at, _, spec in _calls(run)]
 
 
 def leaves(run: Run) -> list[tuple[Slot, Any]]:
-    """All that it gave, leaf by leaf, in the same order."""
+    """List the leaves of their outputs, in the same order."""
     return [((*at, j), leaf) for at, own, _ in _calls(run) for j, leaf in enumerate(own)]
 
 
 def unasked(run: Run, start: int) -> set[Slot]:
-    """Slots that are kept whoever reads them: what enters layer `start`, small ones, and no place for NaN."""
+    """Slots that are kept whether read or not: what enters layer `start`, small ones, and no place for NaN."""
     stream = run.resid[start]
     return {
         slot

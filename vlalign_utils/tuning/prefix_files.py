@@ -1,4 +1,4 @@
-"""What ran below a decoder layer as tensors and JSON values, and a run again."""
+"""Serialise a recorded prefix, what ran below a decoder layer, to tensors and JSON values, and read it back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,13 @@ from vlalign_utils.driver.residual_stream import ModuleOutput
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.tuning.needed_tensors import Slot, leaves
 
-Specs = Sequence[tuple[tuple[str, int], pytree.TreeSpec]]  # of `reads.specs`
+Specs = Sequence[tuple[tuple[str, int], pytree.TreeSpec]]  # of `needed_tensors.specs`
 
 
-def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], list[Any]]:
-    """Tensors to keep, and in JSON values: the stream's shape, and for every leaf where it is or what it was.
+def serialise(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Serialise a run up to layer `start`: the needed tensors, and in JSON values the rest.
+
+    The values are the stream's shape, and for every leaf which tensor it is or what it was.
 
     Raises ValueError for what is no tensor and JSON cannot hold.
     """
@@ -39,7 +41,7 @@ def packed(run: Run, start: int, needed: set[Slot]) -> tuple[dict[str, Tensor], 
     return kept, plan
 
 
-def unpacked(
+def deserialise(
     vlm: VLM,
     inputs: Mapping[str, Any],
     start: int,
@@ -48,7 +50,7 @@ def unpacked(
     plan: list[Any],
     rest: float = 0.0,
 ) -> Run:
-    """A run of these inputs to replay from `start`; what was not kept is `rest` everywhere.
+    """Rebuild a run of these inputs to replay from `start`; what was not kept is `rest` everywhere.
 
     NaN shows in a forward who reads it, but a backward pass may take up 0 times NaN where nobody does.
     """

@@ -127,7 +127,7 @@ def connector(model: PreTrainedModel, recipe: Shell) -> list[nn.Module]:
 
 
 def bridge(model: PreTrainedModel, recipe: Shell) -> list[nn.Module]:
-    """Layers of the text model that only pictures use."""
+    """Layers of the text model that only images use."""
     return [module for pattern in recipe.bridge for module in _named(model, pattern)]
 
 
@@ -140,8 +140,8 @@ def _named(model: PreTrainedModel, pattern: str) -> list[nn.Module]:
 
 def image_features(
     model: PreTrainedModel, recipe: Shell, pixel_inputs: Mapping[str, Any]
-) -> Float[Tensor, "pictures tokens dim"]:
-    """What the connector makes of each picture: a square grid of tokens, row by row, no class token.
+) -> Float[Tensor, "images tokens dim"]:
+    """What the connector makes of each image: a square grid of tokens, row by row, no class token.
 
     `pixel_inputs` is what the processor returns; inputs that the tower does not take are left out.
     Raises ValueError when the features are no square grid.
@@ -158,11 +158,11 @@ def image_features(
     else:
         features = getattr(output, "pooler_output", output)
         features = features if isinstance(features, Tensor) else torch.stack(list(features))
-    features = features.flatten(end_dim=-3)  # [pictures, tokens, dim]
+    features = features.flatten(end_dim=-3)  # [images, tokens, dim]
     spare = features.shape[1] - math.isqrt(features.shape[1]) ** 2
     if spare > 1:
         raise ValueError(
-            f"{features.shape[1]} features of a picture: neither a square grid, nor one and a class"
+            f"{features.shape[1]} features of an image: neither a square grid, nor one and a class"
         )
     return features[:, spare:]
 
