@@ -35,7 +35,7 @@ from vlalign_utils.book.pages import (
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.book.pages.mathml import to_mathml
 from vlalign_utils.data.suites import SUITES
-from vlalign_utils.evidence import claim_rules, claims
+from vlalign_utils.evidence import claim_rules, claims, results
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
 from vlalign_utils.paths import ROOT
@@ -208,7 +208,7 @@ class TestToc:
 
     def test_a_stale_one_stops_the_build(self, root: Path) -> None:
         (root / "_toc.yml").write_text("format: jb-book\n")
-        with pytest.raises(BookError, match=r"vlalign_utils\.book toc"):
+        with pytest.raises(BookError, match=r"python -m vlalign_utils toc"):
             check_toc(registry.load(root), root)
 
 
@@ -237,7 +237,7 @@ class TestComplete:
 
     def test_refuses_a_chapter_without_findings(self, root: Path) -> None:
         path = root / "book" / "results" / "tiny" / "03_geometry.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "findings": []}))
+        path.write_text(results.read(path).model_copy(update={"findings": []}).sealed().dumps())
         with pytest.raises(BookError, match=r"states no findings.*make run ARCH=tiny NB=03_geometry"):
             check_complete(registry.load(root), root)
 
@@ -249,7 +249,7 @@ class TestScale:
         tiny, hub = registry.load(source).architectures.values()
         assert scale.of(tiny, source) == scale.Scale(1_250_000, 8, 215, False)  # no record of its tuned stage
         assert scale.about_one(tiny, source) == (
-            "Measured on Tiny <b>* one: 1.2 million weights, 8 decoder layers, a vocabulary of 215 tokens; "
+            f"Measured on {tiny.title}: 1.2 million weights, 8 decoder layers, a vocabulary of 215 tokens; "
             "not trained from scratch by this project."
         )
         assert scale.about_one(hub, source) == (
@@ -391,7 +391,7 @@ class TestChapter:
         notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
         chapter.compose(notebook, page, registry.load(source), source)
         lines = notebook.cells[0].source.splitlines()
-        assert lines[0] == "# On tiny: Tiny &lt;b&gt;\\* one"
+        assert lines[0] == f"# On tiny: {text(registry.load(source).architecture('tiny').title)}"
         assert "- On tiny &lt;i&gt;a&lt;/i&gt; is 0.3 \\[0.2, 0.4\\]." in lines
         assert any(line.startswith("Measured on Tiny") for line in lines)
         assert lines.index("::::") < next(i for i, line in enumerate(lines) if line.startswith("Overlap"))
