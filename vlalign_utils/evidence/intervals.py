@@ -14,7 +14,16 @@ PERMUTATIONS = 200
 
 
 class Interval(NamedTuple):
-    """A number with its confidence interval and the number of items behind it."""
+    """A number with its confidence interval and the number of items behind it.
+
+    `value` lies between `low` and `high`, in one unit; `n` counts the items that were resampled. It is a
+    plain tuple: nothing is checked here, but `Report.value` refuses one that is not finite or not in order.
+
+    >>> from vlalign_utils import Interval
+    >>> loss = Interval(0.25, 0.1875, 0.3125, n=120)
+    >>> print(loss, loss.scaled(100).value)
+    0.250 [0.188, 0.312] 25.0
+    """
 
     value: float
     low: float

@@ -176,9 +176,21 @@ def _cell(value: Any, where: str) -> Cell:
 
 
 class Report:
-    """Collects what a notebook measures; `save()` in the last cell writes it.
+    """Collector of a notebook's results; `save()` in the last cell writes them.
 
-    `out_dir` is the folder to write to; empty means a scratch folder that nothing reads.
+    `notebook` and `arch` name what was run on what, such as "02_probing" and "llava"; `params` are the
+    parameters of the run. `out_dir` is the folder to write to; empty means a scratch folder that nothing
+    reads. Every number and table has a name of its own.
+
+    Raises ResultsError for a name used twice, and for a number that is NaN, infinite or outside its interval.
+
+    >>> import tempfile
+    >>> from vlalign_utils import Interval, Report
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = Report("02_probing", "llava", {"seed": 0}, folder)
+    ...     report.value("accuracy", *Interval(0.9, 0.86, 0.93, n=300), chance=0.25)
+    ...     report.save().name
+    '02_probing.json'
     """
 
     def __init__(
