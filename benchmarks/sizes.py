@@ -32,12 +32,12 @@ class Size:
 
     @property
     def image_tokens(self) -> int:
-        """Patches of one picture."""
+        """Patches of one image."""
         return (self.tower["image_size"] // self.tower["patch_size"]) ** 2
 
     @property
     def image_id(self) -> int:
-        """Token id that stands for a piece of a picture; the three below it are a family's own marks."""
+        """Token id that stands for a part of an image; the three below it are a family's own marks."""
         return self.decoder["vocab_size"] - 1
 
 
@@ -77,7 +77,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Parts:
-    """A configuration, the tokens that a picture becomes, and the inputs beside `input_ids` that it needs."""
+    """A configuration, the tokens that an image becomes, and the inputs beside `input_ids` that it needs."""
 
     config: Any
     image_tokens: int
@@ -91,7 +91,7 @@ def _text(size: Size) -> dict[str, Any]:
     return {**size.decoder, "num_key_value_heads": heads, "initializer_range": 1 / width**0.5}
 
 
-def _pictures(size: Size, batch: int) -> dict[str, Tensor]:
+def _images(size: Size, batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, 3, size.tower["image_size"], size.tower["image_size"])}
 
 
@@ -102,7 +102,7 @@ def llava(size: Size, batch: int) -> Parts:
         text_config={"model_type": "llama", **_text(size)},
         image_token_index=size.image_id,
     )
-    return Parts(config, size.image_tokens, _pictures(size, batch))
+    return Parts(config, size.image_tokens, _images(size, batch))
 
 
 def qwen3_vl(size: Size, batch: int) -> Parts:
@@ -134,7 +134,7 @@ def qwen3_vl(size: Size, batch: int) -> Parts:
     )
     side = size.tower["image_size"] // patch
     pixels = {
-        "pixel_values": torch.randn(batch * side**2, 3 * 2 * patch**2),  # a picture counts as two frames
+        "pixel_values": torch.randn(batch * side**2, 3 * 2 * patch**2),  # an image counts as two frames
         "image_grid_thw": torch.tensor([[1, side, side]] * batch),
     }
     return Parts(config, size.image_tokens // 4, pixels, "mm_token_type_ids")
@@ -151,7 +151,7 @@ def gemma3(size: Size, batch: int) -> Parts:
         boi_token_index=size.image_id - 1,
         eoi_token_index=size.image_id - 2,
     )
-    return Parts(config, size.image_tokens // 4, _pictures(size, batch), "token_type_ids")
+    return Parts(config, size.image_tokens // 4, _images(size, batch), "token_type_ids")
 
 
 Architecture = Callable[[Size, int], Parts]

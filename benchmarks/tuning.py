@@ -1,7 +1,7 @@
 """Fine-tunes of a band of decoder layers against full tuning: time at equal steps, and peak memory.
 
-A way is timed from the call of `tune` to its end: recording into an empty folder, all steps, and the weights
-put back. Left out of every way is what `tune` does once however long it trains, and what costs full tuning
+A way is timed from the call of `tune` to its end: recording into an empty folder, all steps, restoring the
+weights. Left out of every way is what `tune` does once however long it trains, and what costs full tuning
 most: the files of weights and optimiser, and the trial step that counts memory.
 """
 
@@ -26,7 +26,7 @@ from vlalign_utils.tuning.flops import forward_flops
 from vlalign_utils.tuning.memory_plan import plan
 from vlalign_utils.tuning.strategies import Strategy, strategies
 
-SIDE = 224  # pixels of a picture on a processor, at most: a full step of 12 layers then takes about 2 s
+SIDE = 224  # pixels of an image on a processor, at most: a full step of 12 layers then takes about 2 s
 ANSWER = 8  # tokens
 RANK = 16
 FULL = "full tuning"
@@ -38,7 +38,7 @@ Way = tuple[Strategy, bool]  # what is trained, and whether from a recorded pref
 def rows(size: Size, name: str) -> list[Row]:
     """Bands of one architecture, one epoch and three.
 
-    On a card, where the float32 states of full tuning do not fit, there is LLaVA alone, against the ordinary
+    On a GPU, where the float32 states of full tuning do not fit, there is LLaVA alone, against the ordinary
     loop. Raises AssertionError when a recorded prefix changes a loss.
     """
     found: list[Row] = []
@@ -75,7 +75,7 @@ def rows(size: Size, name: str) -> list[Row]:
 def memory_rows(size: Size) -> list[dict[str, Any]]:
     """Peak MiB above the model's own weights in two epochs of two steps, and its share of full tuning's.
 
-    The second share has the model's weights on both sides. What full tuning takes on a card is planned.
+    The second share has the model's weights on both sides. What full tuning takes on a GPU is planned.
     """
     found: list[dict[str, Any]] = []
     for name in names(size):
@@ -161,7 +161,7 @@ def _train(
 def _check_losses(vlm: VLM, band: Strategy, batches: Sequence[Batch], size: Size) -> None:
     """Both loops must give the same losses, also where a prefix is read again."""
     ways = {way: _train(vlm, band, way == RECORDED, batches, size, 2) for way in (ORDINARY, RECORDED)}
-    tolerance = 0.0 if size.device == "cpu" else 0.05  # kernels on a card add up in any order
+    tolerance = 0.0 if size.device == "cpu" else 0.05  # kernels on a GPU add up in any order
     pairs = zip(ways[ORDINARY], ways[RECORDED], strict=True)
     if any(abs(b - a) > tolerance * abs(a) for (_, a), (_, b) in pairs):
         raise AssertionError(f"{type(vlm.model).__name__}, {band.name}: the losses differ: {ways}")

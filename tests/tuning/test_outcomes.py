@@ -43,9 +43,9 @@ def item(choices):
 
 
 def test_scores_are_above_chance_by_suite():
-    exam = {"two": [item(("a", "b")), item(("a", "b"))], "four": [item(("a", "b", "c", "d"))]}
+    evaluation = {"two": [item(("a", "b")), item(("a", "b"))], "four": [item(("a", "b", "c", "d"))]}
     run = {"correct": {"two": [1, 0], "four": [0]}}
-    found = Study(run, {"band": [run, {"correct": {"two": [1, 1], "four": [1]}}]}, [], [], exam, {})
+    found = Study(run, {"band": [run, {"correct": {"two": [1, 1], "four": [1]}}]}, [], [], evaluation, {})
     assert found.scores("aligned", ["two"]).tolist() == [[1, -1]]
     assert found.scores("band", ["four", "two"]).tolist() == [
         [pytest.approx(-1 / 3), 1, -1],

@@ -5,15 +5,15 @@ from torch import Tensor
 
 from vlalign_utils.tuning import prefix_files
 from vlalign_utils.tuning.needed_tensors import leaves, specs, unasked
-from vlalign_utils.tuning.prefix_files import packed, unpacked
+from vlalign_utils.tuning.prefix_files import deserialise, serialise
 
 
 def test_what_is_kept_comes_back_and_the_rest_is_nan() -> None:
     vlm, inputs = build("qwen3_vl")
     run = vlm.record(stop=2, **inputs)
     needed = unasked(run, 2)
-    kept, plan = packed(run, 2, needed)
-    back = unpacked(vlm, inputs, 2, specs(run), kept, plan, torch.nan)
+    kept, plan = serialise(run, 2, needed)
+    back = deserialise(vlm, inputs, 2, specs(run), kept, plan, torch.nan)
     assert specs(back) == specs(run)
     lost = 0
     for (slot, was), (_, leaf) in zip(leaves(run), leaves(back), strict=True):
@@ -32,7 +32,7 @@ def test_what_is_kept_comes_back_and_the_rest_is_nan() -> None:
 def test_tensors_that_share_memory_are_kept_apart() -> None:
     vlm, inputs = build("llava")
     run = vlm.record(stop=1, **inputs)
-    kept, _ = packed(run, 1, {slot for slot, leaf in leaves(run) if isinstance(leaf, Tensor)})
+    kept, _ = serialise(run, 1, {slot for slot, leaf in leaves(run) if isinstance(leaf, Tensor)})
     places = [value.data_ptr() for value in kept.values() if value.numel()]
     assert len(places) == len(set(places)) > 3
 
@@ -42,4 +42,4 @@ def test_what_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     run = vlm.record(stop=2, **inputs)
     monkeypatch.setattr(prefix_files, "leaves", lambda run: [(("tower", 0, 0), object())])
     with pytest.raises(ValueError, match="a object runs before layer 2, which no file can hold"):
-        packed(run, 2, set())
+        serialise(run, 2, set())

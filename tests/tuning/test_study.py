@@ -82,7 +82,7 @@ def test_equal_sizes_are_equal(found, chain):
     assert parameters["band, LoRA"] < parameters["band"] < parameters["full"]
 
 
-def test_random_layers_are_drawn_anew_for_every_seed():
+def test_random_layers_are_drawn_again_for_every_seed():
     drawn = [
         next(s.layers for s in study.compared(16, SMALL, [0.1] * 16, seed) if s.name == "random")
         for seed in (0, 1)
@@ -116,7 +116,7 @@ def test_a_single_rate_is_taken_untried():
 def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     protocol = replace(SMALL, trial_steps=30, batch_size=32)
     every = sizes._questions(protocol, sizes.TRIAL_SEED, protocol.trial_steps + sizes.TRIAL_BATCHES)
-    taught, asked = every[: 30 * 32], every[30 * 32 :]
+    trained, asked = every[: 30 * 32], every[30 * 32 :]
     suites = {
         name: {item.group for item in load_suite(name, 100, 5, "train")} for name in sizes.vision_suites()
     }
@@ -124,7 +124,7 @@ def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     parts = sizes.trial_batches(chain[0], SMALL)
     held = [sum(len(batch.rows) for batch in part) for part in parts]
     assert held == [SMALL.trial_steps * SMALL.batch_size, sizes.TRIAL_BATCHES * SMALL.batch_size]
-    assert len(taught) + len(asked) == 32 * (30 + sizes.TRIAL_BATCHES)
+    assert len(trained) + len(asked) == 32 * (30 + sizes.TRIAL_BATCHES)
 
 
 def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
@@ -181,9 +181,9 @@ def test_seeds_draw_other_questions_in_another_order(chain):
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_suites(found, chain):
-    exam = found[0].exam
-    assert list(exam) == [*sizes.vision_suites(), "text"]
-    expected = scoring.evaluate(chain[0], exam["digits"]).correct
+    evaluation = found[0].evaluation
+    assert list(evaluation) == [*sizes.vision_suites(), "text"]
+    expected = scoring.evaluate(chain[0], evaluation["digits"]).correct
     assert found[0].aligned["correct"]["digits"] == expected.tolist()
 
 
@@ -240,10 +240,10 @@ def test_a_committed_run_is_the_same_when_trained_again(chain):
         registry.load().architecture("mllama").parameters[TUNING],
     )
     protocol = sizes.protocol_of(params)
-    exam = {name: load_suite(name, protocol.items) for name in sizes.vision_suites()}
-    exam["text"] = load_suite("text", 2 * protocol.items)
+    evaluation = {name: load_suite(name, protocol.items) for name in sizes.vision_suites()}
+    evaluation["text"] = load_suite("text", 2 * protocol.items)
     strategy = study.strategies(chain[0].n_layers, protocol.band)["late"]
-    new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], exam)
+    new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], evaluation)
     assert np.array(new["loss"]) == pytest.approx(np.array(old["loss"]), rel=0.05, abs=0.02)
     for suite, correct in old["correct"].items():
         assert np.mean(new["correct"][suite]) == pytest.approx(np.mean(correct), abs=0.1), suite

@@ -85,8 +85,8 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from test_loop import SCHEDULE, Sums, data
-from vlalign_utils.loop import fit
+from test_train_loop import SCHEDULE, Sums, data
+from vlalign_utils.tuning.train_loop import fit
 from vlalign_utils.zoo.stages import muon_and_adamw
 
 accelerator = Accelerator(cpu=True)
@@ -103,7 +103,9 @@ fit(task, SCHEDULE, batches, accelerator, Path({path!r}), "t", muon_and_adamw)
 def test_two_processes_that_share_the_rows_train_as_one_does(tmp_path):
     whole, _ = train(tmp_path / "whole.ckpt")
     script, path = tmp_path / "shared.py", str(tmp_path / "shared.ckpt")
-    script.write_text(SHARED.format(path=path, paths=[str(ROOT), str(ROOT / "tests")]))
+    script.write_text(
+        SHARED.format(path=path, paths=[str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
+    )
     # What `accelerate launch` starts for several GPUs; on CPUs it asks for MPI instead.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(script)], capture_output=True, text=True, check=False)

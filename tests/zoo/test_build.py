@@ -100,15 +100,15 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, tmp_path, monkeypatch
     monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
 
     def cut(stage, *given, **named):
-        for step, batch in enumerate(chat_data.picture_rows(stage, *given, **named)):
+        for step, batch in enumerate(chat_data.image_rows(stage, *given, **named)):
             if stage == "tuned" and step == 1:
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(stages, "picture_rows", cut)
+    monkeypatch.setattr(stages, "image_rows", cut)
     with pytest.raises(KeyboardInterrupt):
         zoo.build("tiny")
-    monkeypatch.setattr(stages, "picture_rows", chat_data.picture_rows)
+    monkeypatch.setattr(stages, "image_rows", chat_data.image_rows)
     assert not (tmp_path / "zoo" / "tiny" / "tuned").exists()
     zoo.build("tiny")
     whole, resumed = (

@@ -25,9 +25,9 @@ def spoken(writer, rows):
     return [writer.processor.tokenizer.decode(row[row != IGNORE]) for row in rows["labels"]]
 
 
-def test_answers_carry_the_loss_whatever_the_picture_takes(family):
+def test_answers_carry_the_loss_whatever_the_image_takes(family):
     _, _, writer = family
-    batch = next(chat_data.picture_rows("tuned", writer, 10, 1, seed=0))
+    batch = next(chat_data.image_rows("tuned", writer, 10, 1, seed=0))
     assert [len(rows["labels"]) for rows in batch] == [8, 2]
     for rows in batch:
         assert all(text.endswith("</s>") for text in spoken(writer, rows))
@@ -41,7 +41,7 @@ def test_answers_carry_the_loss_whatever_the_picture_takes(family):
 def test_the_loss_is_that_of_the_rows_one_by_one(family):
     _, model, writer = family
     task = chat_data.Chatting(model).eval()
-    batch = next(chat_data.picture_rows("tuned", writer, 5, 1, seed=0))
+    batch = next(chat_data.image_rows("tuned", writer, 5, 1, seed=0))
     with torch.no_grad():
         whole = task(batch)
         nll, count = 0.0, 0
@@ -53,11 +53,11 @@ def test_the_loss_is_that_of_the_rows_one_by_one(family):
                     for name, value in rows.items()
                     if name != "labels"
                 }
-                pictures = len(rows["labels"])
+                images = len(rows["labels"])
                 for name, value in one.items():
                     if "input_ids" in name or value.shape[:2] == (1, length):
                         continue
-                    each = value.shape[0] // pictures
+                    each = value.shape[0] // images
                     one[name] = value[i * each : (i + 1) * each]
                 if "cross_attention_mask" in one:
                     one["cross_attention_mask"] = one["cross_attention_mask"][:, :length]
@@ -70,7 +70,7 @@ def test_the_loss_is_that_of_the_rows_one_by_one(family):
 
 def test_a_step_gets_the_same_batch_however_the_run_is_cut(family):
     _, _, writer = family
-    for make in (lambda first: chat_data.picture_rows("aligned", writer, 4, 3, 1, first),
+    for make in (lambda first: chat_data.image_rows("aligned", writer, 4, 3, 1, first),
                  lambda first: chat_data.text_rows(writer, 4, 3, 1, first)):  # fmt: skip
         whole = list(make(0))
         for one, other in zip(itertools.islice(whole, 1, None), make(1), strict=True):

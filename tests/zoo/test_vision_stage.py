@@ -34,8 +34,8 @@ def test_regions_name_what_is_brightest_in_them(parts):
     batch = next(vision_stage.naming_batches(processor, GRID, 40, 1, seed=0))
     assert torch.allclose(batch["cells"].sum(1), torch.ones(len(batch["cells"])))
     patches = SIDE // GRID
-    for picture, cells in zip(batch["picture"], batch["cells"], strict=True):
-        pixels = batch["pixels"]["pixel_values"][picture]
+    for image, cells in zip(batch["image"], batch["cells"], strict=True):
+        pixels = batch["pixels"]["pixel_values"][image]
         bright = pixels.reshape(3, GRID, patches, GRID, patches).amax((0, 2, 4)).flatten()
         assert bright[cells > 0].max() > -0.1  # a thing is brighter than any background
 

@@ -1,4 +1,4 @@
-"""What one training step of a decoder holds in memory, measured on tensors without storage."""
+"""Memory of one training step of a decoder, measured on tensors without storage."""
 
 import warnings
 import weakref

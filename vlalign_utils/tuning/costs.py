@@ -22,16 +22,9 @@ def predicted(
     passes gradient through all layers until disable_input_require_grads is called.
     Raises ValueError for a layer that is not there, or an input that cannot be recorded.
     """
-    if strategy.layers and strategy.layers[-1] >= len(forward.layers):
-        raise ValueError(
-            f"strategy {strategy.name!r} trains layer {strategy.layers[-1]}, "
-            f"the model has {len(forward.layers)} layers"
-        )
-    if recorded and strategy.start is None:
-        raise ValueError(
-            f"strategy {strategy.name!r} trains weights below layer 0: what enters its layers changes with "
-            "every step, so it cannot be recorded"
-        )
+    strategy.check_layers(len(forward.layers))
+    if recorded:
+        strategy.check_recordable()
     # Gradient passes through `lowest` and all above.
     lowest = strategy.start if strategy.start is not None else forward.entry
     lowest = 0 if strategy.language else min((lowest, *strategy.layers))

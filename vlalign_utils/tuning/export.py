@@ -1,4 +1,4 @@
-"""A model as it is now, written as a folder that transformers loads."""
+"""Export of a model, as it is now, to a folder that transformers loads."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,20 @@ MERGED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
-    """Write weights, configuration and processor, whole or not at all; in the body of `tune`, as tuned.
+    """Write weights, configuration and processor to a new folder, whole or not at all.
 
-    LoRA matrices are merged into the weights that they belong to, so that the folder holds a plain model of
-    the same class; the model in memory keeps them apart. Of processes that train together the main one
-    writes. Raises ValueError for a folder that is there already, and for LoRA on offloaded or quantised
-    weights, and WriteError for a full or read-only disk.
+    In the body of `tune` the weights are the tuned ones. LoRA matrices are merged into the weights that they
+    belong to, so that the folder holds a plain model of the same class; the model in memory keeps them apart.
+    Of processes that train together the main one writes. Raises ValueError for a folder that is there
+    already, and for LoRA on offloaded or quantised weights, and WriteError for a full or read-only disk.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from vlalign_utils import load_vlm, save
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     save(load_vlm("zoo/llava", "aligned"), Path(place) / "copy")
+    ...     load_vlm(Path(place) / "copy").n_layers
+    8
     """
     if PartialState._shared_state and not PartialState().is_main_process:
         return

@@ -5,20 +5,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference.fingerprints import weights_identity
 from vlalign_utils.inference.scoring import Batch
+from vlalign_utils.tuning.accelerators import Precision, accelerator_for
 from vlalign_utils.tuning.answer_loss import Answers, inputs_of, kept_for_backward
+from vlalign_utils.tuning.batch_order import step_batches
 from vlalign_utils.tuning.lora import adapted
 from vlalign_utils.tuning.prefix_cache import Prefixes, data_key
 from vlalign_utils.tuning.strategies import Strategy, trained
@@ -26,16 +27,21 @@ from vlalign_utils.tuning.train_loop import DivergedError, Schedule, fit
 from vlalign_utils.tuning.trainable import checkpointed, in_float32, trainable
 
 Optimiser = Literal["adamw", "adamw8bit"]
-Precision = Literal["auto", "no", "bf16", "fp16"]
-HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how a strategy trains: linear warm-up, half a cosine, gradients clipped at norm 1.
+    """Length of a fine-tune and how it trains: linear warm-up, half a cosine, gradients clipped at norm 1.
 
-    A step takes `accumulate` batches. `precision` "auto" computes in the model's own; trained weights are
-    float32 in any case. `checkpointing` computes the layers again in the backward pass.
+    `steps` of `accumulate` batches each are taken, in an order drawn from `seed`; `lr` is the learning rate
+    at its peak. `precision` is "no", "bf16" or "fp16", or "auto" for the model's own; trained weights are
+    float32 in any case. `checkpointing` computes the layers again in the backward pass instead of keeping
+    their activations. `optimiser` is "adamw", or "adamw8bit" of bitsandbytes. Raises ValueError for a size
+    below 1, a rate that is not above 0, and what has another name or needs a package that is not there.
+
+    >>> from vlalign_utils import Budget
+    >>> Budget(steps=100, lr=3e-4, accumulate=2).precision
+    'auto'
     """
 
     steps: int
@@ -91,20 +97,32 @@ def tune(
     checkpoint: Path | None = None,
     limit: int | None = None,
 ) -> Iterator[Training]:
-    """Train inside the model on the batches, in seeded order, and give the original weights back at the end.
+    """Train inside the model on the batches, in seeded order, and restore the original weights at the end.
 
-    `with tune(...) as training:` evaluates the tuned model in its body. Strategies that are given the same
-    batches, steps and seed see the same data in the same order. `batches` may be a function from the epoch's
-    number to its batches, for augmentation that changes with it.
+    `with tune(...) as training:` evaluates the tuned model in its body; `training` is the record of the run.
+    Strategies that are given the same batches, steps and seed see the same data in the same order.
 
-    `record_to` is a folder for recorded prefixes (see `prefixes`), at most `limit` bytes of them: the
-    gradients are those of the ordinary loop. `checkpoint` is a file that a killed run resumes from: it is
-    written every hundred steps and at the end, and one of another model, strategy, budget or other data is
-    refused (where `batches` is a function, other data in the first epoch). Without it the trained weights
-    alone, to go back to, are kept for as long in the folder for temporary files.
-    Under `accelerate launch` the processes share the `accumulate` batches of every step.
+    `strategy` names the layers that are trained. `batches` are those of one epoch, as `inference.scoring`
+    makes them of items, or a function from the epoch's number to its batches, for augmentation. `record_to`
+    is a folder for recorded prefixes (`prefix_cache`), at most `limit` bytes of them: the gradients are those
+    of the ordinary loop. `checkpoint` is a file that a killed run resumes from: it is written every hundred
+    steps and at the end, and one of another model, strategy, budget or other data is refused (where `batches`
+    is a function, other data in the first epoch). Without it the last good trained weights alone are kept,
+    in the folder for temporary files. Under `accelerate launch` the processes share the `accumulate` batches
+    of every step.
 
-    Raises ValueError, before anything is trained, for what does not go together.
+    Raises ValueError, before anything is trained, for what does not go together: no batches, layers or a
+    connector that the model does not have, offloaded or quantised weights, a precision that model or device
+    does not compute in, recording below layer 0. Raises WriteError for a full disk. A run that diverges
+    raises nothing: `training.stopped` says why it ended, with the last good weights in place.
+
+    >>> from vlalign_utils import Budget, Strategy, load_suite, load_vlm, tune
+    >>> from vlalign_utils.inference.scoring import batches
+    >>> vlm = load_vlm("zoo/llava", "aligned")
+    >>> data = list(batches(vlm, load_suite("attributes", 8, split="train"), batch_size=4))
+    >>> with tune(vlm, Strategy("band", (2, 3)), data, Budget(steps=2, lr=1e-3)) as training:
+    ...     len(training.loss), training.stopped  # here the model is tuned
+    (2, '')
     """
     opening = batches(0) if callable(batches) else batches
     if not opening:
@@ -116,8 +134,13 @@ def tune(
     own = trained(vlm, strategy)
     dtypes = [p.dtype for p in own]
     if record_to is not None:
-        _check_recordable(vlm, strategy, batches)
-    accelerator = _accelerator(vlm, budget)
+        strategy.check_recordable()
+        if callable(batches):
+            raise ValueError(
+                "batches change from epoch to epoch (augmentation?), so their prefixes cannot be recorded: "
+                "give a list of batches, or leave record_to out"
+            )
+    accelerator = accelerator_for(vlm, budget.precision)
     if budget.accumulate % accelerator.num_processes:
         raise ValueError(
             f"accumulate is {budget.accumulate}: the {accelerator.num_processes} processes share the batches "
@@ -128,7 +151,7 @@ def tune(
         prefixes = None
         if record_to is not None:
             inputs = [inputs_of(vlm, batch) for batch in opening]
-            prefixes = Prefixes(vlm, inputs, strategy.start or 0, record_to, limit)
+            prefixes = Prefixes(vlm, inputs, strategy.check_recordable(), record_to, limit)
     resumable = checkpoint is not None
     of = _made_of(vlm, strategy, budget, accelerator, opening) if resumable else ""
     with ExitStack() as undo:
@@ -143,7 +166,7 @@ def tune(
         size = sum(p.numel() * p.element_size() for p in parameters)
         with accelerator.autocast(), checkpointed(recomputed):
             memory = 3 * size + kept_for_backward(vlm, lambda: task(0, opening[0], 1.0))
-        steps = _steps(epoch, budget, accelerator)
+        steps = partial(step_batches, epoch, budget.seed, budget.steps, budget.accumulate, accelerator)
         stopped = ""
         rows = budget.accumulate * len(opening[0].rows)
         schedule = Schedule(steps=budget.steps, batch_size=rows, lr=budget.lr, warmup=0.1, weight_decay=0)
@@ -185,41 +208,6 @@ def _made_of(
     return f"{how!r} {weights_identity(vlm.model, pinned=True)} {data}"
 
 
-def _check_recordable(
-    vlm: VLM, strategy: Strategy, batches: Sequence[Batch] | Callable[[int], Sequence[Batch]]
-) -> None:
-    if strategy.start is None:
-        raise ValueError(
-            f"strategy {strategy.name!r} trains the connector, below every layer: nothing stays the same "
-            "that could be recorded; leave record_to out"
-        )
-    if callable(batches):
-        raise ValueError(
-            "batches change from epoch to epoch (augmentation?), so their prefixes cannot be recorded: "
-            "give a list of batches, or leave record_to out"
-        )
-
-
-def _accelerator(vlm: VLM, budget: Budget) -> Accelerator:
-    own = HALF.get(vlm.model.dtype, "no")
-    precision = own if budget.precision == "auto" else budget.precision
-    if own not in ("no", precision):
-        raise ValueError(
-            f"the model's weights are {own}, precision is {budget.precision!r}: pass {own!r} or 'auto', or "
-            'load the model with dtype="float32"'
-        )
-    cpu = vlm.device.type == "cpu"
-    if precision == "fp16" and cpu:
-        raise ValueError(
-            "precision 'fp16' needs a cuda device: load the model with dtype=\"float32\", "
-            "and pass 'bf16' or 'no'"
-        )
-    # accelerate keeps one precision for a process, but one model may follow another.
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=cpu)
-
-
 @contextmanager
 def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Parameter]]:
     if not strategy.rank:
@@ -227,33 +215,6 @@ def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Param
         return
     with adapted(vlm, strategy.layers, strategy.rank, seed) as new:
         yield new
-
-
-def _steps(
-    epoch: Callable[[int], Sequence[Batch]], budget: Budget, accelerator: Accelerator
-) -> Callable[[int], Iterator[tuple[tuple[int, Batch, float], ...]]]:
-    """This process' share of the batches of every step, each with its number and its part of the loss."""
-
-    def turns() -> Iterator[tuple[int, Batch]]:
-        order, number = rng(budget.seed, "batch order"), 0
-        while True:
-            batches = epoch(number)
-            yield from ((int(i), batches[i]) for i in order.permutation(len(batches)))
-            number += 1
-
-    def steps(first: int) -> Iterator[tuple[tuple[int, Batch, float], ...]]:
-        left = turns()
-        for step in range(budget.steps):
-            chosen = [next(left) for _ in range(budget.accumulate)]
-            if step < first:
-                continue
-            tokens = [int((batch.answers >= 0).sum()) for _, batch in chosen]
-            # Processes take the mean of their gradients, not the sum.
-            shares = [accelerator.num_processes * n / sum(tokens) for n in tokens]
-            parts = [(i, batch, share) for (i, batch), share in zip(chosen, shares, strict=True)]
-            yield tuple(parts[accelerator.process_index :: accelerator.num_processes])
-
-    return steps
 
 
 def _adamw(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:

@@ -16,7 +16,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImage
 from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.checkpoint import fetch_small, locate
-from vlalign_utils.loading.load import read_config
+from vlalign_utils.loading.config import read_config
 from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
 from vlalign_utils.tuning.activation_memory import footprint
@@ -195,7 +195,7 @@ def _empty(model: Any, precision: torch.dtype, revision: str | None) -> VLM:
         checkpoint = locate(model, revision=revision)
         if "config.json" not in checkpoint.files:
             raise ValueError(f"{checkpoint.name} has no config.json: it is not a transformers model")
-        config = read_config(checkpoint, fetch_small(checkpoint), False)
+        config = read_config(checkpoint.name, fetch_small(checkpoint))
         config._attn_implementation = None  # not what the machine it was trained on had
     build = kind.from_config if kind is AutoModelForImageTextToText else kind._from_config
     with without_messages(), torch.device("meta"):

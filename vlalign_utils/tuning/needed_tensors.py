@@ -32,7 +32,7 @@ def leaves(run: Run) -> list[tuple[Slot, Any]]:
 
 
 def unasked(run: Run, start: int) -> set[Slot]:
-    """Slots that are kept whether read or not: what enters layer `start`, small ones, and no place for NaN."""
+    """Slots that are kept, read or not: what enters layer `start`, small ones, and no place for NaN."""
     stream = run.resid[start]
     return {
         slot

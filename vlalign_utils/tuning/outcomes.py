@@ -1,4 +1,4 @@
-"""What a study of strategies found: scores, intervals over items and seeds, seconds, FLOPs."""
+"""Outcomes of a study of strategies: scores, intervals over items and seeds, seconds, FLOPs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ PERFECT = 0.999  # a correlation beyond counts as this: Fisher's z has no end
 
 @dataclass(frozen=True)
 class Study:
-    """What was found: records by strategy, one per seed, and the items that they were scored on.
+    """Results of a study: records by strategy, one per seed, and the evaluation items by suite.
 
     `timing` is the record of the strategies of the first seed taking turns: `taken` holds seconds by name.
     `tried` holds the loss after a short run by learning rate, for each strategy that has its own.
@@ -36,7 +36,7 @@ class Study:
     found: dict[str, list[Record]]
     single: list[Record]
     importance: list[float]
-    exam: dict[str, list[Item]]
+    evaluation: dict[str, list[Item]]
     timing: Record
     tried: dict[str, dict[float, float]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Study:
         self, records: Sequence[Record], suites: Sequence[str]
     ) -> Float[np.ndarray, "records items"]:
         """The same for records."""
-        chance = np.array([item.chance for suite in suites for item in self.exam[suite]])
+        chance = np.array([item.chance for suite in suites for item in self.evaluation[suite]])
         chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
         return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
 

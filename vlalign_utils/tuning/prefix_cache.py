@@ -1,8 +1,8 @@
-"""What the layers below a band give, recorded once per batch and read again in every epoch.
+"""Recorded prefixes: what enters a band of layers, stored once per batch and read again in every epoch.
 
 With nothing trained below layer `start`, everything that reaches it is the same in every epoch. It is kept
 in one shard per batch (`shards`), read through a memory map, and a replay from there gives the gradients of
-the ordinary forward. Of what ran below, only the tensors that the rest reads are kept (`reads`).
+the ordinary forward. Of what ran below, only the tensors that the rest needs are kept (`needed_tensors`).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.fingerprints import model_identity, weights_identity
 from vlalign_utils.inference.shards import Shards, StoreError, digest
 from vlalign_utils.tuning.needed_tensors import needed, specs, unasked
-from vlalign_utils.tuning.prefix_files import packed, unpacked
+from vlalign_utils.tuning.prefix_files import deserialise, serialise
 from vlalign_utils.tuning.trainable import trainable
 
 Inputs = Mapping[str, Any]
@@ -61,7 +61,7 @@ class Prefixes:
         self._check_unchanged()
         stored = self._shards.read(_name(i), str(self.vlm.device))
         if stored is not None:
-            return unpacked(self.vlm, self.batches[i], self.start, self._specs, *stored)
+            return deserialise(self.vlm, self.batches[i], self.start, self._specs, *stored)
         run = self._opening if i == 0 and self._opening is not None else self._record(i)
         kept, plan = self._split(run)
         room = None if self.limit is None else self.limit - self.size
@@ -95,7 +95,7 @@ class Prefixes:
         self._stamps = stamps
 
     def _tried(self) -> Run:
-        """What reaches `start` in the first batch; what is kept of it is found, and gives the same logits."""
+        """Record the first batch up to `start`, and find the tensors to keep: they give the same logits."""
         # Even without gradients some kernels look at `requires_grad`, and give other last digits: no weight
         # asks for them here, as none below `start` does in training.
         with trainable(self.vlm.model, []):
@@ -110,7 +110,7 @@ class Prefixes:
             # In most families a single replay shows that nothing else is read.
             if not self._rebuilt_gives(logits, first):
                 if not torch.equal(self._replayed(first), logits):
-                    raise self._drawn_anew()
+                    raise self._not_repeatable()
                 self._needed = needed(self.vlm, first, self.start, logits)
                 if not self._rebuilt_gives(logits, first):
                     raise ValueError(
@@ -121,7 +121,7 @@ class Prefixes:
         if any(module.training for module in self.vlm.model.modules()):
             one, other = self._split(first)[0], self._split(self._record(0))[0]
             if not all(torch.equal(one[name], other[name]) for name in one):
-                raise self._drawn_anew()
+                raise self._not_repeatable()
         return first
 
     @torch.no_grad()
@@ -130,13 +130,13 @@ class Prefixes:
 
     def _rebuilt_gives(self, logits: Tensor, first: Run) -> bool:
         kept, plan = self._split(first)
-        run = unpacked(self.vlm, self.batches[0], self.start, self._specs, kept, plan, torch.nan)
+        run = deserialise(self.vlm, self.batches[0], self.start, self._specs, kept, plan, torch.nan)
         try:
             return torch.equal(self._replayed(run), logits)
         except (ValueError, RuntimeError, IndexError):  # NaN in a place that no number may have
             return False
 
-    def _drawn_anew(self) -> ValueError:
+    def _not_repeatable(self) -> ValueError:
         return ValueError(
             f"{type(self.vlm.model).__name__} does not give the same answer twice from layer {self.start} on "
             "(dropout? layers that depend on more than their input?): train without recorded prefixes"
@@ -160,7 +160,7 @@ class Prefixes:
             raise ValueError(
                 "what runs before the layers differs from batch to batch: train without recorded prefixes"
             )
-        return packed(run, self.start, self._needed)
+        return serialise(run, self.start, self._needed)
 
     def _check_space(self, first: Run) -> None:
         whole = len(self.batches) * _bytes(self._split(first)[0])

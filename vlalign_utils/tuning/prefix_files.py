@@ -1,4 +1,4 @@
-"""Serialise a recorded prefix, what ran below a decoder layer, to tensors and JSON values, and read it back."""
+"""Serialise a recorded prefix, what ran below a decoder layer, as tensors and JSON; and read it back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -69,11 +69,11 @@ def protocol_of(params: Mapping[str, Any]) -> Protocol:
 
 
 def vision_suites() -> list[str]:
-    """Suites about what a picture shows."""
+    """Suites about what an image shows."""
     return [name for name, suite in SUITES.items() if suite.vision_centric]
 
 
-@lru_cache(maxsize=1)  # strategy after strategy is given the same, and drawing pictures takes its time
+@lru_cache(maxsize=1)  # strategy after strategy is given the same, and rendering images takes its time
 def training_batches(vlm: VLM, protocol: Protocol, seed: int, n_batches: int) -> Sequence[Batch]:
     """Training questions of all vision-centric suites, as many of each, drawn with the seed."""
     return tuple(scoring.batches(vlm, _questions(protocol, seed, n_batches), protocol.batch_size))

@@ -1,4 +1,4 @@
-"""What a fine-tune trains: which decoder layers, with full weights or LoRA, the connector or not."""
+"""Strategies of tuning: which decoder layers, with full weights or LoRA, the connector or not."""
 
 import re
 from collections.abc import Sequence
@@ -16,10 +16,17 @@ _CONNECTOR = re.compile(r"projector|connector|merger|resampler")
 
 @dataclass(frozen=True)
 class Strategy:
-    """Decoder layers that are trained, ascending; all else is frozen but what the other fields name.
+    """Decoder layers that a fine-tune trains; all else is frozen but what the other fields name.
 
+    `layers` are ascending numbers from 0. `connector` trains the modules between vision tower and decoder.
     `rank` above 0 trains LoRA matrices of that rank in those layers, and none of their own weights.
-    `language` trains the whole language model: its embeddings, final norm and head as well.
+    `language` trains the whole language model: its embeddings, final norm and head as well. Raises ValueError
+    for layers out of order, a rank without layers or beside `language`, and for nothing to train.
+
+    >>> from vlalign_utils import Strategy
+    >>> band = Strategy("band", (2, 3, 4))
+    >>> band.start, band.adapters(8)
+    (2, Strategy(name='band, LoRA', layers=(2, 3, 4), connector=False, rank=8, language=False))
     """
 
     name: str
@@ -48,9 +55,26 @@ class Strategy:
         """The same layers with LoRA of this rank."""
         return replace(self, name=f"{self.name}, LoRA", rank=rank)
 
+    def check_layers(self, n_layers: int) -> None:
+        """Raise ValueError for a layer that a model of so many layers does not have."""
+        beyond = [k for k in self.layers if k >= n_layers]
+        if beyond:
+            raise ValueError(
+                f"strategy {self.name!r} trains layer {beyond[0]}, the model has {n_layers} layers"
+            )
+
+    def check_recordable(self) -> int:
+        """The lowest trained layer, whose input can be recorded; raise ValueError where there is none."""
+        if self.start is None:
+            raise ValueError(
+                f"strategy {self.name!r} trains weights below layer 0: what enters its layers changes with "
+                "every step, so no input can be recorded"
+            )
+        return self.start
+
 
 def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int = 0) -> dict[str, Strategy]:
-    """What a band [first, stop) is compared with, by name.
+    """Strategies that a band [first, stop) is compared with, by name.
 
     Full tuning trains all but the vision tower; `early`, `late`, `uniform` and the `random` draws train as
     many layers as the band has, `complement` the others, `connector` none. `full`, `connector` and `band,
@@ -102,11 +126,7 @@ def trained(vlm: VLM, strategy: Strategy) -> list[nn.Parameter]:
 
     Raises ValueError when a layer is not there, or no connector is found.
     """
-    beyond = [k for k in strategy.layers if k >= vlm.n_layers]
-    if beyond:
-        raise ValueError(
-            f"strategy {strategy.name!r} trains layer {beyond[0]}, the model has {vlm.n_layers} layers"
-        )
+    strategy.check_layers(vlm.n_layers)
     chosen: list[nn.Parameter] = []
     if strategy.connector:
         chosen += connector(vlm)

@@ -1,4 +1,4 @@
-"""Every strategy from the same start, with equal steps and data, for several seeds; kept as records.
+"""Study of strategies: each from the same start, with equal steps and data, for several seeds.
 
 `make tune ARCH=llava` trains what is missing, from where it was killed; a chapter does the same.
 """
@@ -60,8 +60,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     weights from before tuning.
     """
     start = {"weights": weights_identity(vlm.model)}
-    exam = {name: load_suite(name, protocol.items) for name in vision_suites()}
-    exam["text"] = load_suite("text", 2 * protocol.items)
+    evaluation = {name: load_suite(name, protocol.items) for name in vision_suites()}
+    evaluation["text"] = load_suite("text", 2 * protocol.items)
     asked = {"items": protocol.items, "suites": vision_suites()}
     sizes = {"batch_size": protocol.batch_size, **asked}
 
@@ -97,9 +97,11 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     def run(strategy: Strategy, seed: int, lr: float) -> Record:
         about = {"what": "run", **start, **sizes, **_named(strategy), "seed": seed, "lr": lr}
         about |= {"steps": protocol.steps, "epochs": protocol.epochs}
-        return say(kept.get(about, lambda: trained_once(vlm, strategy, protocol, seed, lr, exam)))
+        return say(kept.get(about, lambda: trained_once(vlm, strategy, protocol, seed, lr, evaluation)))
 
-    aligned = say(kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, exam)}))
+    aligned = say(
+        kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, evaluation)})
+    )
     first = compared(vlm.n_layers, protocol, importance, 0)
     tried = {s.name: trials(s) for s in first if s.name != "random"}
     rates = {name: best_rate(by) for name, by in tried.items()}
@@ -119,7 +121,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     about |= {"steps": protocol.epochs * protocol.timed_batches, "epochs": protocol.epochs}
     about |= {"layers": {s.name: list(s.layers) for s in first}, "rank": protocol.rank}
     timing = say(kept.get(about, lambda: timed(vlm, first, protocol)))
-    return Study(aligned, found, alone, importance, exam, timing, tried)
+    return Study(aligned, found, alone, importance, evaluation, timing, tried)
 
 
 def losses(loss: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:
@@ -157,7 +159,12 @@ def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Record
 
 
 def trained_once(
-    vlm: VLM, strategy: Strategy, protocol: Protocol, seed: int, lr: float, exam: Mapping[str, Sequence[Item]]
+    vlm: VLM,
+    strategy: Strategy,
+    protocol: Protocol,
+    seed: int,
+    lr: float,
+    evaluation: Mapping[str, Sequence[Item]],
 ) -> Record:
     """Train and score. Seconds are of that day, whatever else ran then: `timed` compares them fairly."""
     data = training_batches(vlm, protocol, seed, protocol.batches)
@@ -171,16 +178,16 @@ def trained_once(
             "parameters": training.parameters,
             "stopped": training.stopped,
             "loss": [[step, round(loss, 4)] for step, loss in training.loss],
-            "correct": score(vlm, exam),
+            "correct": score(vlm, evaluation),
         }
 
 
-def score(vlm: VLM, exam: Mapping[str, Sequence[Item]]) -> dict[str, list[int | float]]:
-    """What each item scored, by suite."""
-    every = scoring.evaluate(vlm, [item for items in exam.values() for item in items]).correct
-    ends = np.cumsum([len(items) for items in exam.values()])
+def score(vlm: VLM, evaluation: Mapping[str, Sequence[Item]]) -> dict[str, list[int | float]]:
+    """Score of each evaluation item, by suite."""
+    every = scoring.evaluate(vlm, [item for items in evaluation.values() for item in items]).correct
+    ends = np.cumsum([len(items) for items in evaluation.values()])
     parts = np.split(every, ends[:-1])
-    return {name: [_short(c) for c in part] for name, part in zip(exam, parts, strict=True)}
+    return {name: [_short(c) for c in part] for name, part in zip(evaluation, parts, strict=True)}
 
 
 def _short(value: float) -> int | float:

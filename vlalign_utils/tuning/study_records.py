@@ -1,7 +1,7 @@
 """Records of what was trained: one line of JSON each, found again by all that decides it.
 
 Those of the registry's own parameters are committed in `book/studies/`. They do not depend on the code that
-made them: a test makes one again. New ones gather in `.cache/studies/`, in a file named by the code.
+made them: a test trains one again. New ones gather in `.cache/studies/`, in a file named by the code.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ def read(path: Path) -> list[Record]:
 
 
 class Records:
-    """What was trained before, by key, and the journal that new records go to."""
+    """Records of earlier training by key, and the append log that new ones go to."""
 
-    def __init__(self, committed: Path, journal: Path) -> None:
+    def __init__(self, committed: Path, log: Path) -> None:
         """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
-        self._journal = Journal(journal)
-        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._journal.lines)}
+        self._log = Journal(log)
+        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._log.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
 
     def get(self, about: Record, make: Callable[[], Record]) -> Record:
@@ -53,7 +53,7 @@ class Records:
         key = hashlib.sha256(canonical(about).encode()).hexdigest()[:20]
         if key not in self.known:
             record = {"key": key, **about, **make()}
-            self._journal.add(record)
+            self._log.add(record)
             self.known[key] = record
         self.used[key] = self.known[key]
         return self.used[key]

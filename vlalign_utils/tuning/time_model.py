@@ -21,12 +21,9 @@ def units(n_layers: int, strategy: Strategy, checkpointing: bool = True, recorde
     layers count as frozen. With `recorded`, layers below the lowest trained one do not run.
     Raises ValueError for a layer that is not there, or an input that cannot be recorded.
     """
-    if strategy.layers and strategy.layers[-1] >= n_layers:
-        raise ValueError(
-            f"strategy {strategy.name!r} trains layer {strategy.layers[-1]}, the model has {n_layers} layers"
-        )
-    if recorded and strategy.start is None:
-        raise ValueError(f"strategy {strategy.name!r} trains weights below layer 0: no input can be recorded")
+    strategy.check_layers(n_layers)
+    if recorded:
+        strategy.check_recordable()
     below = strategy.start or 0
     own = n_layers if strategy.language else 0 if strategy.rank else len(strategy.layers)
     return float((0 if recorded else below) + (3 if checkpointing else 2) * (n_layers - below) + own)

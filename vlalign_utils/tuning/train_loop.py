@@ -1,4 +1,4 @@
-"""One training loop for all that is trained, on any device: resumable to the same weights."""
+"""Training loop of all that is trained, on any device: resumable to the same weights."""
 
 import math
 import time
@@ -29,7 +29,7 @@ Make = Callable[[dict[str, nn.Parameter], "Schedule"], list[torch.optim.Optimize
 
 
 class Schedule(Closed):
-    """How long and how fast to train: `lr` is the peak, reached after `warmup` of the steps."""
+    """Length and learning rate of a training run: `lr` is the peak, reached after `warmup` of the steps."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)  # rows, over all processes
@@ -50,7 +50,7 @@ def rate(schedule: Schedule, step: int) -> float:
 
 @dataclass
 class History:
-    """What a stage saw: steps done, mean loss at intervals, wall-clock seconds over all runs."""
+    """Progress of a training run: steps done, mean loss at intervals, wall-clock seconds over all runs."""
 
     step: int = 0
     seconds: float = 0.0
@@ -59,7 +59,7 @@ class History:
     recent: list[float] = field(default_factory=list)
 
     def note(self, loss: float) -> bool:
-        """Keep a step's loss; whether training has diverged: not finite, or far above where it began."""
+        """Note a step's loss; return whether training diverged: not finite, or far above where it began."""
         if len(self.first) < BEGINNING:
             self.first.append(loss)
         self.recent = [*self.recent, loss][-BEGINNING:]
@@ -71,7 +71,7 @@ class DivergedError(FloatingPointError):
     """Training got worse without bound; the parameters are those of the last checkpoint."""
 
     def __init__(self, message: str, history: History) -> None:
-        """Of the history that led there."""
+        """Keep the history that led there."""
         super().__init__(message)
         self.history = history
 
@@ -172,7 +172,7 @@ def fit(
         shown.update()
     shown.close()
     accelerator.wait_for_everyone()
-    if accelerator.device.type != "cpu":  # a collection takes half a second; a card is short of memory
+    if accelerator.device.type != "cpu":  # a collection takes half a second; a GPU is short of memory
         accelerator.free_memory()
     return history
 
@@ -183,8 +183,8 @@ def _backward(wrapped: nn.Module, batch: Any, accelerator: Accelerator) -> Tenso
     losses = []
     for number, part in enumerate(parts):
         # Processes exchange gradients once, with the last of the batches.
-        quiet = accelerator.no_sync(wrapped) if number < len(parts) - 1 else nullcontext()
-        with quiet:
+        unsynchronised = accelerator.no_sync(wrapped) if number < len(parts) - 1 else nullcontext()
+        with unsynchronised:
             loss = wrapped(*send_to_device(part, accelerator.device))
             accelerator.backward(loss)
         losses.append(loss.detach())

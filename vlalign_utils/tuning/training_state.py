@@ -28,12 +28,12 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """What `save_state` wrote, on the CPU. Raises ValueError for a file that is damaged, or none of these."""
+    """Read what `save_state` wrote, on the CPU. Raises ValueError for a damaged file or another kind."""
     try:
         tensors, about = read_shard(path)
         values = [tensors[v["tensor"]] if isinstance(v, dict) else v for v in about["values"]]
         return pytree.tree_unflatten(values, pytree.treespec_loads(about["structure"]))
     except (DamagedError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged, or no checkpoint of a run: delete it, and the run starts anew"
+            f"{path} is damaged, or no checkpoint of a run: delete it, and the run starts again"
         ) from error

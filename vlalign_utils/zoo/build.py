@@ -23,6 +23,7 @@ from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.inference import scoring
 from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.tuning.accelerators import new_accelerator
 from vlalign_utils.tuning.train_loop import History
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.recipe import STAGES, Recipe, Schedule, read_recipe
@@ -89,11 +90,11 @@ def start(device: str) -> Accelerator:
         raise ValueError("DEVICE is cuda, but torch sees no CUDA device; leave it out to train on the CPU")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(True)
-    # A stage leaves out what its batches do not reach: layers for pictures where there are none.
+    # A stage leaves out what its batches do not reach: layers for images where there are none.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # The others wait while one process evaluates.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-    return Accelerator(mixed_precision="bf16", cpu=device == "cpu", kwargs_handlers=[unused, patience])
+    return new_accelerator("bf16", device == "cpu", [unused, patience])
 
 
 def evaluate(folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:

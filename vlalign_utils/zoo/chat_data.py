@@ -1,4 +1,4 @@
-"""Stages `base`, `aligned` and `tuned`: chats about captions and pictures, with the loss on the answers."""
+"""Stages `base`, `aligned` and `tuned`: chats about captions and images, with the loss on the answers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +39,7 @@ class Chatting(nn.Module):
         self.model = model
 
     def forward(self, batch: list[Rows]) -> Float[Tensor, ""]:
-        """The loss of rows with pictures and rows without, each in a forward pass of their own."""
+        """The loss of rows with images and rows without, each in a forward pass of their own."""
         total = of_all(torch.stack([(rows["labels"][:, 1:] != IGNORE).sum() for rows in batch]).sum())
         losses = []
         for rows in batch:
@@ -57,23 +57,23 @@ class Chatting(nn.Module):
 
 
 class Writer:
-    """Turns chats, with their pictures, into the inputs of one model."""
+    """Turns chats, with their images, into the inputs of one model."""
 
     def __init__(self, model: PreTrainedModel, processor: Any, image_text: str) -> None:
-        """Write pictures as the processor's family does."""
+        """Write images as the processor's family does."""
         self.processor, self.image_text = processor, image_text
         self.names = find_anatomy(model).input_names()
 
-    def rows(self, documents: list[Document], pictures: list[np.ndarray] | None = None) -> Rows:
-        """Inputs and labels; with `pictures`, each chat has one.
+    def rows(self, documents: list[Document], images: list[np.ndarray] | None = None) -> Rows:
+        """Inputs and labels; with `images`, each chat has one.
 
         Raises ValueError when the processor writes an answer otherwise than the tokenizer does alone.
         """
         texts = [d.text().replace(SPECIAL["image"], self.image_text) for d in documents]
-        images = {} if pictures is None else {"images": [[Image.fromarray(p)] for p in pictures]}
+        shown = {} if images is None else {"images": [[Image.fromarray(image)] for image in images]}
         inputs = self.processor(
             text=texts,
-            **images,
+            **shown,
             padding=True,
             padding_side="right",
             add_special_tokens=False,
@@ -89,7 +89,7 @@ class Writer:
         if not torch.equal(labels[labels != IGNORE], ids[labels != IGNORE]):
             raise ValueError(f"{type(self.processor).__name__} does not write answers as its tokenizer does")
         known = {name: value for name, value in inputs.items() if name in self.names}
-        if "token_type_ids" in self.names:  # asked for in training, also where no picture is
+        if "token_type_ids" in self.names:  # asked for in training, also where no image is
             known.setdefault("token_type_ids", torch.zeros_like(ids))
         return known | {"labels": labels}
 
@@ -102,7 +102,7 @@ def text_rows(
         yield [writer.rows(documents[share])]
 
 
-def picture_rows(
+def image_rows(
     stage: str,
     writer: Writer,
     batch_size: int,
@@ -111,7 +111,7 @@ def picture_rows(
     first: int = 0,
     share: slice = slice(None),
 ) -> Iterator[list[Rows]]:
-    """Batches `first` to `steps` of chats about pictures; stage `tuned` mixes in chats about text."""
+    """Batches `first` to `steps` of chats about images; stage `tuned` mixes in chats about text."""
     make = instruction_document if stage == "tuned" else caption_document
     n_text = round(TEXT_ROWS * batch_size) if stage == "tuned" else 0
     for step in range(first, steps):
@@ -119,6 +119,6 @@ def picture_rows(
         shown = draw(batch_size - n_text, rng)
         documents = [make(kind, subject, rng) for kind, subject in shown]
         written = text_documents(n_text, int(rng.integers(2**31)), rng)[share]
-        pictures = [kind.render(subject) for kind, subject in shown[share]]
-        batch = [writer.rows(documents[share], pictures)]
+        images = [kind.render(subject) for kind, subject in shown[share]]
+        batch = [writer.rows(documents[share], images)]
         yield batch + ([writer.rows(written)] if written else [])

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from vlalign_utils.tuning.train_loop import History, Schedule, fit
 from vlalign_utils.tuning.trainable import trainable
 from vlalign_utils.zoo.architecture import bridge, connector, vision_tower
-from vlalign_utils.zoo.chat_data import Chatting, Writer, picture_rows, text_rows
+from vlalign_utils.zoo.chat_data import Chatting, Writer, image_rows, text_rows
 from vlalign_utils.zoo.recipe import Recipe
 from vlalign_utils.zoo.vision_stage import RegionNaming, grid_side, naming_batches
 
@@ -30,7 +30,7 @@ def train_stage(
     """Train one stage, or what its checkpoint in `folder` leaves to do; the number of trained parameters.
 
     `vision`: tower, by naming regions. `base`: text model, on text. `aligned`: connector, and layers that
-    only pictures use, on descriptions. `tuned`: these and the text model, on questions about pictures, and
+    only images use, on descriptions. `tuned`: these and the text model, on questions about images, and
     on text.
     """
     schedule = getattr(recipe.stages, stage)
@@ -50,8 +50,8 @@ def train_stage(
             initialise(model, recipe.embedding_std)
             batches = partial(text_rows, writer, *given, share=share)
         else:
-            batches = partial(picture_rows, stage, writer, *given, share=share)
-    # In stage `vision` the connector is a projection head: it starts anew before the next.
+            batches = partial(image_rows, stage, writer, *given, share=share)
+    # In stage `vision` the connector is a projection head: it is restored before the next.
     between = connector(model, recipe)
     before = [deepcopy(part.state_dict()) for part in between] if stage == "vision" else []
     own = {p: None for part in trained_parts(stage, model, recipe) for p in part.parameters()}  # each once

@@ -1,8 +1,8 @@
-"""Stage `vision`: the tower learns to see, by naming what each region of a picture shows.
+"""Stage `vision`: the tower learns to see, by naming what each region of an image shows.
 
 Image features, as the connector makes them of the tower's, are averaged over a region and classified along
 each of its kind's axes (a thing's size, colour and form; a bar's colour and height; the word of a sign; a
-digit). The connector serves here as a projection head only, and starts anew before the next stage. No text is
+digit). The connector serves here as a projection head only, and is restored before the next stage. No text is
 read, so that whatever image and text share later was learnt by the stages that bring them together.
 """
 
@@ -27,7 +27,7 @@ AXES = [(kind, axis) for kind in KINDS.values() for axis in kind.axes]
 
 
 class RegionNaming(nn.Module):
-    """The mean cross-entropy, over all axes, of naming the regions of a batch of pictures."""
+    """The mean cross-entropy, over all axes, of naming the regions of a batch of images."""
 
     def __init__(self, model: PreTrainedModel, recipe: Shell) -> None:
         """Take the model, and add a head for all axes that is trained with it and not kept."""
@@ -41,7 +41,7 @@ class RegionNaming(nn.Module):
         """The loss of a batch of `naming_batches`."""
         features = image_features(self.model, self.recipe, batch["pixels"])
         cells = batch["cells"].to(features.dtype)
-        regions = self.norm(torch.einsum("rt,rtd->rd", cells, features[batch["picture"]]))
+        regions = self.norm(torch.einsum("rt,rtd->rd", cells, features[batch["image"]]))
         scores = self.head(regions).float().split([len(axis) for _, axis in AXES], dim=1)
         counts = torch.tensor([float(len(rows)) for rows in batch["rows"]], device=regions.device)
         shared = of_all(counts)
@@ -65,9 +65,9 @@ def naming_batches(
     first: int = 0,
     share: slice = slice(None),
 ) -> Iterator[dict[str, Any]]:
-    """Batches `first` to `steps` of pictures and regions; the same step always gets the same batch.
+    """Batches `first` to `steps` of images and regions; the same step always gets the same batch.
 
-    `grid` is the side of the square of image tokens, `share` the part of the pictures that a process takes.
+    `grid` is the side of the square of image tokens, `share` the part of the images that a process takes.
     """
     for step in range(first, steps):
         rng = np.random.default_rng([seed, step])
@@ -82,7 +82,7 @@ def naming_batches(
                 targets[at].append(axis.index(said))
         yield {
             "pixels": pixels(processor, [kind.render(x) for kind, x in shown]),
-            "picture": torch.tensor([i for i, _, _ in found]),
+            "image": torch.tensor([i for i, _, _ in found]),
             "cells": torch.stack([_cells(region, grid) for _, _, region in found]),
             "rows": [torch.tensor(r, dtype=torch.long) for r in rows],
             "targets": [torch.tensor(t, dtype=torch.long) for t in targets],
@@ -100,10 +100,10 @@ def draw(n: int, rng: np.random.Generator) -> list[tuple[Kind, Any]]:
     return [shown[i] for i in rng.permutation(n)]
 
 
-def pixels(processor: Any, pictures: list[np.ndarray]) -> dict[str, Any]:
-    """What the model is given of these pictures, beside their text."""
-    images = [[Image.fromarray(picture)] for picture in pictures]
-    return dict(processor.image_processor(images=images, return_tensors="pt"))
+def pixels(processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
+    """What the model is given of these images, beside their text."""
+    batch = [[Image.fromarray(image)] for image in images]
+    return dict(processor.image_processor(images=batch, return_tensors="pt"))
 
 
 def _cells(region: Region, grid: int) -> Float[Tensor, "tokens"]:
@@ -120,7 +120,7 @@ def _cells(region: Region, grid: int) -> Float[Tensor, "tokens"]:
 
 
 def grid_side(model: PreTrainedModel, recipe: Shell, processor: Any) -> int:
-    """The side of the square of tokens that a picture becomes."""
+    """The side of the square of tokens that an image becomes."""
     black = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
     with torch.no_grad():
         return math.isqrt(image_features(model, recipe, pixels(processor, [black])).shape[1])
