@@ -1,5 +1,6 @@
 """The command line: help for a stranger, one sentence for what is wrong."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from vlalign_utils import cli
 from vlalign_utils.cli import app
 from vlalign_utils.paths import ROOT
 
@@ -40,6 +42,12 @@ def test_every_command_explains_itself(command: str):
         (("run", "--arch", "llava", "--nb", "04_casual"), "there is no notebook '04_casual'"),
         (("zoo", "lava"), "lava"),
         (("plan", "no/such/folder/at-all"), "no/such/folder/at-all"),
+        (
+            ("run", "--arch", "llava", "--nb", "04_causal", "--params", "/no/such.yml"),
+            "the parameter file /no/such.yml cannot be read: No such file or directory",
+        ),
+        (("run", "--arch", "llava", "--nb", "90_comparison"), "use --arch comparison for it alone"),
+        (("book", "--archs", "llava,lava"), "no architecture 'lava' in architectures.yml"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(arguments: tuple[str, ...], sentence: str):
@@ -50,10 +58,35 @@ def test_what_is_wrong_is_one_sentence(arguments: tuple[str, ...], sentence: str
     assert len(shown.output.strip().splitlines()) == 1
 
 
-def test_no_cores_are_refused():
-    shown = invoke("book", "--cores", "0")
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [("book", "--cores", "0"), ("serve", "--port", "70000"), ("run", "--cell-timeout", "0")],
+)
+def test_a_number_that_cannot_be_is_refused(command: str, option: str, value: str):
+    shown = invoke(command, option, value)
     assert shown.exit_code == 2
-    assert "--cores" in shown.output
+    assert option in shown.output
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "_toc.yml").mkdir()
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    shown = invoke("toc")
+    assert shown.exit_code == 1
+    assert re.fullmatch(r"Error: .*_toc\.yml cannot be written \(Is a directory\): .*\n", shown.output)
+
+
+def test_the_table_of_contents_follows_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert invoke("toc").exit_code == 0
+    assert (tmp_path / "_toc.yml").read_text() == (ROOT / "_toc.yml").read_text()
+
+
+def test_pages_that_are_not_built_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    shown = invoke("serve")
+    assert shown.exit_code == 1
+    assert shown.output == f"Error: {tmp_path / '_build' / 'html'} holds no built book; run: make book\n"
 
 
 def test_plan_prints_a_band_beside_full_tuning(hub_folder: Path):

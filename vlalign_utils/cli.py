@@ -86,13 +86,13 @@ def pages() -> None:
     from vlalign_utils.book import build
     from vlalign_utils.pipeline import execute, staleness
 
-    start, before, stamp = time.monotonic(), staleness.page_hash(), ROOT / staleness.PAGES
-    if staleness.pages_current():
-        return
-    stamp.unlink(missing_ok=True)
     with _one_sentence(*execute.Expected, build.BookError):
+        start, before, stamp = time.monotonic(), staleness.page_hash(), ROOT / staleness.PAGES
+        if staleness.pages_current():
+            return
+        stamp.unlink(missing_ok=True)
         index = (build.build() / "index.html").relative_to(ROOT)
-    write_atomic(stamp, before)
+        write_atomic(stamp, before)
     typer.echo(f"{index}: built in {time.monotonic() - start:.0f} s")
 
 
@@ -107,7 +107,7 @@ def toc() -> None:
 
 
 @app.command()
-def serve(port: Annotated[int, typer.Option(help="first port to try")] = 8000) -> None:
+def serve(port: Annotated[int, typer.Option(min=1, max=65535, help="first port to try")] = 8000) -> None:
     """Open the built book to this machine alone, until Ctrl+C."""
     from vlalign_utils.book.serve import server
 
@@ -133,15 +133,14 @@ def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]
     from vlalign_utils.tuning.study import study
     from vlalign_utils.tuning.study_records import committed, records
 
+    torch.set_num_threads(1)
     with _one_sentence(*execute.Expected):
         params = planned(TUNING, arch, {}, False, ROOT, fetch=True)[0]
-    torch.set_num_threads(1)
-    entry = registry.load().architecture(arch)
-    aligned, tuned = load_stages(entry, 2).values()
-    kept = records(arch)
-    found = study(aligned, tuned, protocol_of(params), kept, show=True)
-    path = committed(arch)
-    write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
+        aligned, tuned = load_stages(registry.load().architecture(arch), 2).values()
+        kept = records(arch)
+        found = study(aligned, tuned, protocol_of(params), kept, show=True)
+        path = committed(arch)
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
     typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")
 
 

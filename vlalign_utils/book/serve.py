@@ -21,9 +21,9 @@ def server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
     if not (folder / "index.html").is_file():
         raise FileNotFoundError(f"{folder} holds no built book; run: make book")
     handler = partial(_Quiet, directory=str(folder))
-    for candidate in range(port, port + TRIES):
+    for candidate in range(port, min(port + TRIES, 65536)):
         try:
             return ThreadingHTTPServer(("127.0.0.1", candidate), handler)
         except OSError:
             continue
-    raise OSError(f"no free port from {port} to {port + TRIES - 1} on 127.0.0.1")
+    raise OSError(f"no free port from {port} to {candidate} on 127.0.0.1")
