@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parts(size: Size) -> dict[str, tuple[str, Callable[[], Any]]]:
-    """What can be measured, by name: where it belongs in the record, and how it is made."""
+    """Parts that can be measured, by name: their place in the record, and the function that measures."""
     width = 64 if size is SIZES["tiny"] else 4096
     return {
         "memory": ("memory", partial(memory.rows, size)),

@@ -1,4 +1,4 @@
-"""What pooled states of every layer cost beside the forward that they come from."""
+"""Cost of pooled states of every layer, beside the forward that they come from."""
 
 import torch
 from torch import Tensor

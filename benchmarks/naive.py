@@ -31,7 +31,7 @@ def patch_sweep(vlm: VLM, inputs: Inputs, values: Sequence[Tensor], where: Tenso
 
 @torch.no_grad()
 def patch_sweep_nnsight(vlm: VLM, inputs: Inputs, values: Sequence[Tensor], where: Tensor) -> Tensor:
-    """The same with nnsight, one trace for each layer."""
+    """Logits of a patch sweep with nnsight, one trace for each layer."""
     import nnsight  # gives every object new methods, so not before it is asked for
 
     model: Any = nnsight.NNsight(vlm.model)

@@ -1,4 +1,4 @@
-"""What fine-tunes of a model of 7 billion parameters will hold, computed before anything is loaded."""
+"""Memory plans of fine-tunes of a model of 7 billion parameters, computed before anything is loaded."""
 
 from typing import Any
 

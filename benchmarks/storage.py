@@ -82,7 +82,7 @@ WAYS: dict[str, Callable[[Path, Rows], Callable[[], Rows]]] = {
 
 
 def rows(rounds: int, count: int = 2000, width: int = 4096, place: Path | None = None) -> list[Row]:
-    """How many times faster than SQLite each way writes `count` rows of `width` float16 numbers.
+    """Speed-up over SQLite of each way that writes `count` rows of `width` float16 numbers.
 
     `place` is a folder on the disk to measure; the default is beside this file. Raises ValueError unless the
     rows can be dealt out to the layers, and AssertionError when a way gives back other rows.

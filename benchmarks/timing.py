@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def compare(task: str, ways: Mapping[str, Way], rounds: int, tolerance: float = 1e-5) -> list[Row]:
-    """How many times faster each way is than the first one, with a 95 % interval over rounds.
+    """Speed-up of each way over the first one, with a 95 % interval over rounds.
 
     The first call of each way is not timed. Raises AssertionError when a way's result differs from the
     first one's by more than `tolerance` of its largest number.

@@ -1,7 +1,4 @@
-"""Where things are, found from the package, never from the working directory.
-
-Files and folders are written whole or not at all.
-"""
+"""Paths of the repository, found from the package, never from the working directory; atomic writes."""
 
 import os
 import platform

@@ -94,7 +94,7 @@ def allocated(work: Callable[[], object]) -> tuple[int, int]:
     """Bytes left when some work is done, and the most between two operations, by the allocator's own record.
 
     Within an operation the kernel that a library picks for this processor may take scratch memory (oneDNN
-    does, for bfloat16 where the processor multiplies it): that is no tensor, and no card has it.
+    does, for bfloat16 where the processor multiplies it): that is no tensor, and no GPU has it.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, Ends():
         left = work()

@@ -277,7 +277,7 @@ def test_the_rate_warms_up_and_falls_to_a_fiftieth():
     assert rate(SCHEDULE, 20) == pytest.approx(0.004)
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_found_and_a_run_anew_heals(tmp_path):
+def test_a_flipped_bit_in_a_checkpoint_is_found_and_a_new_run_heals(tmp_path):
     path = tmp_path / "seed.0"
     whole, _ = few(path, data)
     content = path.read_bytes()

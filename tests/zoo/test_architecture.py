@@ -73,7 +73,7 @@ def test_a_saved_model_is_driven_exactly(saved: Saved) -> None:
         assert torch.equal(saved.vlm.pixel_mask(inputs, run), mask)
 
 
-def test_text_alone_needs_no_picture(saved: Saved) -> None:
+def test_text_alone_needs_no_image(saved: Saved) -> None:
     inputs: dict[str, Any] = saved.vlm.prepare(["what is there?"] * 2, answers=["red", "small star"])
     run = saved.vlm.record(**inputs)
     saved.vlm.self_test(run)
@@ -128,8 +128,8 @@ def test_features_are_a_grid_read_row_by_row(saved: Saved) -> None:
             assert moved.argmax().item() == row * GRID + column
 
 
-def features_of(saved: Saved, picture: Image.Image) -> Tensor:
-    pixels = saved.vlm.prepare(["what is there?"], [picture])
+def features_of(saved: Saved, image: Image.Image) -> Tensor:
+    pixels = saved.vlm.prepare(["what is there?"], [image])
     return image_features(saved.vlm.model, saved.recipe, pixels)[0]
 
 
@@ -198,5 +198,5 @@ def test_features_that_are_no_square_grid_are_refused():
     recipe = recipe_of("llava")
     model = build_model(recipe, build_tokenizer_for(recipe), seed=0)
     model.get_image_features = lambda pixel_values: torch.zeros(2, 39, 8)
-    with pytest.raises(ValueError, match="39 features of a picture"):
+    with pytest.raises(ValueError, match="39 features of an image"):
         image_features(model, recipe, {"pixel_values": torch.zeros(2, 3, 48, 48)})

@@ -202,7 +202,7 @@ def gradients(vlm: VLM, strategy: Strategy, batch: Batch) -> list[Tensor]:
 def _made_of(
     vlm: VLM, strategy: Strategy, budget: Budget, accelerator: Accelerator, batches: Sequence[Batch]
 ) -> str:
-    """What a checkpoint must be of, beside the schedule."""
+    """Identity of a run beside its schedule: strategy, weights and data that its checkpoint must be of."""
     how = (asdict(strategy), budget.optimiser, budget.accumulate, accelerator.mixed_precision)
     data = data_key([{**batch.inputs, "answers": batch.answers} for batch in batches])
     return f"{how!r} {weights_identity(vlm.model, pinned=True)} {data}"

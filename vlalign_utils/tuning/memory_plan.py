@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def per_device(self) -> int:
-        """The same for each of `devices`: every one holds everything, and its share of nothing.
+        """Bytes of each of `devices`: every one holds everything, nothing is shared out.
 
         DistributedDataParallel adds buckets as large as the gradients (torch's documentation of
         `gradient_as_bucket_view`).
@@ -76,7 +76,7 @@ class Plan:
         return self.total + (self.gradients if self.devices > 1 else 0)
 
     def fits(self, available: int) -> bool:
-        """Whether a device with so many free bytes can do it, a tenth of them left alone."""
+        """Return whether it fits a device with so many free bytes, a tenth of them left alone."""
         return self.per_device <= (1 - RESERVE) * available
 
     def advice(self, available: int) -> str:
@@ -116,7 +116,7 @@ def plan(
     answers: int | None = None,
     revision: str | None = None,
 ) -> Plan:
-    """What training a model by a strategy holds in memory; of a folder or hub id only config.json is read.
+    """Plan the memory of training a model by a strategy; of a folder or hub id only config.json is read.
 
     `batch_size` sequences of `tokens`, `answers` of them with a loss (None: all), go through one device at
     once; gradients of `accumulate` such batches are added up. Trained weights are float32, with float32

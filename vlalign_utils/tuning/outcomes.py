@@ -52,7 +52,7 @@ class Study:
     def normalised(
         self, records: Sequence[Record], suites: Sequence[str]
     ) -> Float[np.ndarray, "records items"]:
-        """The same for records."""
+        """Normalised scores of records, as `scores` gives those of a strategy."""
         chance = np.array([item.chance for suite in suites for item in self.evaluation[suite]])
         chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
         return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
@@ -148,7 +148,7 @@ def flops(record: Record, forward: Forward) -> float:
 
 
 def step_features(record: Record, n_layers: int) -> Features:
-    """What the seconds of a record's step are made of; the recording is spread over the epochs."""
+    """Features of a record's step for the time model; the recording is spread over the epochs."""
     strategy = strategy_of(record)
     of = features(n_layers, strategy, record["parameters"], recorded=record["recorded"])
     if not record["recorded"]:

@@ -54,7 +54,7 @@ class Prefixes:
         self._opening: Run | None = None if self._shards.path(_name(0)).is_file() else first
 
     def run(self, i: int) -> Run:
-        """What layer `start` and the rest need of batch `i`: read, or recorded now, and kept if it fits.
+        """Recorded prefix of batch `i`, to replay from `start`: read, or recorded now and kept if it fits.
 
         Raises ValueError when weights below `start` have changed since.
         """
@@ -174,7 +174,7 @@ class Prefixes:
 
 
 def _up_to(run: Run, start: int) -> Run:
-    """What a record of the same inputs holds that stops at layer `start`."""
+    """Cut a whole record down to one that stops at layer `start`."""
     return replace(
         run,
         resid=run.resid[: start + 1],

@@ -52,7 +52,7 @@ class Strategy:
         return None if self.connector or self.language else self.layers[0]
 
     def adapters(self, rank: int) -> "Strategy":
-        """The same layers with LoRA of this rank."""
+        """Strategy of the same layers with LoRA of this rank."""
         return replace(self, name=f"{self.name}, LoRA", rank=rank)
 
     def check_layers(self, n_layers: int) -> None:

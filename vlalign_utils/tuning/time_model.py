@@ -31,7 +31,7 @@ def units(n_layers: int, strategy: Strategy, checkpointing: bool = True, recorde
 
 @dataclass(frozen=True)
 class Features:
-    """What the seconds of a step are made of: forwards of the tower, units of layers, weights trained."""
+    """Features that a step's seconds are fitted by: forwards of the tower, layer units, trained weights."""
 
     tower: float
     units: float
@@ -77,7 +77,7 @@ class TimeFit:
         return self.tower * of.tower + self.unit * of.units + self.weight * of.weights + self.constant
 
     def shares(self, full: Features) -> Shares:
-        """How a step of full tuning, by its features, is spent."""
+        """Shares of a step of full tuning, by its features."""
         seconds = self.predict(full)
         layers, weights = self.unit * full.units / seconds, self.weight * full.weights / seconds
         return Shares(layers, weights, 1 - layers - weights)

@@ -141,7 +141,7 @@ def _named(model: PreTrainedModel, pattern: str) -> list[nn.Module]:
 def image_features(
     model: PreTrainedModel, recipe: Shell, pixel_inputs: Mapping[str, Any]
 ) -> Float[Tensor, "images tokens dim"]:
-    """What the connector makes of each image: a square grid of tokens, row by row, no class token.
+    """Outputs of the connector for each image: a square grid of tokens, row by row, no class token.
 
     `pixel_inputs` is what the processor returns; inputs that the tower does not take are left out.
     Raises ValueError when the features are no square grid.

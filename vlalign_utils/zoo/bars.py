@@ -1,4 +1,4 @@
-"""What the last stage of a chain should reach on held-out items."""
+"""Accuracies that the last stage of a chain should reach on held-out items."""
 
 from collections.abc import Mapping
 

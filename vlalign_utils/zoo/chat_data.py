@@ -57,7 +57,7 @@ class Chatting(nn.Module):
 
 
 class Writer:
-    """Turns chats, with their images, into the inputs of one model."""
+    """Writer of chats, with their images, as the inputs of one model."""
 
     def __init__(self, model: PreTrainedModel, processor: Any, image_text: str) -> None:
         """Write images as the processor's family does."""

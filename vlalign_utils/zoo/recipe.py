@@ -23,7 +23,7 @@ class Stages(Closed):
 
 
 class Recipe(Shell):
-    """All that decides a chain's weights, besides the code."""
+    """Recipe of a chain: what decides its weights, besides the code."""
 
     seed: int
     embedding_std: float = Field(gt=0)  # of the word embeddings, before any scale the model applies to them

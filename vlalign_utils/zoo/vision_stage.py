@@ -101,7 +101,7 @@ def draw(n: int, rng: np.random.Generator) -> list[tuple[Kind, Any]]:
 
 
 def pixels(processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
-    """What the model is given of these images, beside their text."""
+    """Pixel inputs of the model for these images."""
     batch = [[Image.fromarray(image)] for image in images]
     return dict(processor.image_processor(images=batch, return_tensors="pt"))
 
