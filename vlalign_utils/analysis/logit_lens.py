@@ -16,7 +16,7 @@ from vlalign_utils.data.concepts import other_words
 from vlalign_utils.data.language import Language, describe
 from vlalign_utils.data.pairs import Pair
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.inference.batching import backing_off
+from vlalign_utils.inference.batching import backing_off, exact_batches
 from vlalign_utils.inference.progress import progress
 from vlalign_utils.inference.token_groups import Group, masks, named, read_tokens
 
@@ -126,7 +126,7 @@ def logit_lens(
         return np.array(layers).transpose(1, 2, 0, 3)
 
     every = list(range(len(pairs)))
-    batches = [every[i : i + batch_size] for i in range(0, len(every), batch_size)]
+    batches = exact_batches(vlm, [every[i : i + batch_size] for i in range(0, len(every), batch_size)])
     for rows, found in progress(backing_off(batches, work), label, len(pairs), lambda done: len(done[0])):
         scores[..., rows] = found
     return LogitLens(*(LensScores(*side) for side in scores))

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from vlalign_utils.driver.vlm import VLM
+
 Result = TypeVar("Result")
 logger = logging.getLogger("vlalign")
 
@@ -32,6 +34,19 @@ def length_sorted(
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=longest_first):
         apart.setdefault(None if kinds is None else kinds[row], []).append(row)
     return [rows[i : i + batch_size] for rows in apart.values() for i in range(0, len(rows), batch_size)]
+
+
+def exact_batches(vlm: VLM, batches: list[list[int]]) -> list[list[int]]:
+    """Return the batches, or each item alone where padding or other items move an item's tokens.
+
+    GIT and HunYuan-VL count positions through the padding or the batch. Whether a model does is found by its
+    capability trial: once per model, and not before a batch holds two items. A model without a processor is
+    given inputs that are already padded: its batches stay as they are.
+    """
+    joint = vlm.processor is not None and any(len(rows) > 1 for rows in batches)
+    if joint and vlm.capabilities().padding.works is False:
+        return [[row] for rows in batches for row in rows]
+    return batches
 
 
 def backing_off(

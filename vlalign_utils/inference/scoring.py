@@ -16,7 +16,7 @@ from vlalign_utils.driver.finite import check_logits
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
 from vlalign_utils.inference.answers import answer_mask
-from vlalign_utils.inference.batching import length_sorted
+from vlalign_utils.inference.batching import exact_batches, length_sorted
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Batch:
 def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
     """Items in batches of like length, with or without pictures, left padded and on the model's device."""
     for rows in _like(items, batch_size):
+        yield as_batch(vlm, items, rows)
+
+
+def evaluation_batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
+    """Yield `batches`, or each item alone in a model where padding or other items would move its tokens."""
+    for rows in exact_batches(vlm, _like(items, batch_size)):
         yield as_batch(vlm, items, rows)
 
 
@@ -141,10 +147,12 @@ def _likely(
     vlm: VLM, items: Sequence[Item], batch_size: int
 ) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
     correct, log_prob = np.zeros(len(items)), np.zeros(len(items))
-    for batch in batches(vlm, items, batch_size):
+    for batch in evaluation_batches(vlm, items, batch_size):
         logits = vlm.model(**batch.inputs, use_cache=False).logits
         check_logits(vlm.anatomy, batch.inputs, logits)
-        correct[batch.rows], log_prob[batch.rows] = _read(logits, batch.answers)
+        # A model may put image features before the text without placeholders: answers count from the right.
+        text = logits[:, -batch.answers.shape[1] :]
+        correct[batch.rows], log_prob[batch.rows] = _read(text, batch.answers)
     return correct, log_prob
 
 
@@ -172,7 +180,7 @@ def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[
     """What the model itself (greedily) says to each item, in their order."""
     said = [""] * len(items)
     longest = max(len(vlm.tokenizer(item.answer)["input_ids"]) for item in items)
-    for rows in _like(items, batch_size):
+    for rows in exact_batches(vlm, _like(items, batch_size)):
         chosen = [items[row] for row in rows]
         inputs = vlm.prepare([item.prompt for item in chosen], _pictures(chosen))
         out = vlm.model.generate(

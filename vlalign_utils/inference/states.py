@@ -13,7 +13,7 @@ from vlalign_utils.driver.prompts import check_items
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.answers import answer_mask
-from vlalign_utils.inference.batching import backing_off, length_sorted
+from vlalign_utils.inference.batching import backing_off, exact_batches, length_sorted
 from vlalign_utils.inference.fingerprints import store_key
 from vlalign_utils.inference.pooling import check_pooling, pooled_forward
 from vlalign_utils.inference.progress import progress
@@ -135,7 +135,7 @@ def collect(
     blind = [image is None for image in pictures]
     batches = length_sorted(list(zip(areas, lengths, strict=True)), batch_size, blind)
     if store is None:
-        return _in_memory(batches, work, label, len(prompts), how)
+        return _in_memory(exact_batches(vlm, batches), work, label, len(prompts), how)
     if "none" in how.values():
         raise ValueError(
             'pooling "none" gives items of unequal size, which a store cannot hold: leave store= out'
@@ -144,7 +144,7 @@ def collect(
     with ActivationStore(store, key, len(prompts)) as kept:
         done = kept.finished
         left = [[row for row in rows if row not in done] for rows in batches]
-        runs = backing_off([rows for rows in left if rows], work)
+        runs = backing_off(exact_batches(vlm, [rows for rows in left if rows]), work)
         for rows, states in progress(runs, label, len(prompts), _rows_of, len(done)):
             kept.append(rows, states)
         states = kept.states()

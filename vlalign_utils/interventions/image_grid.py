@@ -8,8 +8,7 @@ from jaxtyping import Bool
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from vlalign_utils.driver.capability_trials import QUESTIONS
-from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.driver.vlm import QUESTIONS, VLM
 from vlalign_utils.evidence.intervals import rng
 
 TRIED = 36  # cells, at most

@@ -18,7 +18,7 @@ from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import token_groups
-from vlalign_utils.inference.scoring import Batch, batches
+from vlalign_utils.inference.scoring import Batch, evaluation_batches
 from vlalign_utils.interventions.image_grid import cells_showing, image_grid, with_neighbours
 from vlalign_utils.interventions.patching import minimal_items
 from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, replayed
@@ -102,7 +102,7 @@ def mean_image_states(
 ) -> Float[Tensor, "slots width"]:
     """The mean over all image tokens of the items, at slots 0 to `last`."""
     total, count = torch.zeros(last + 1, vlm.d_model, dtype=torch.float64), 0
-    for batch in batches(vlm, items, batch_size):
+    for batch in evaluation_batches(vlm, items, batch_size):
         inputs: dict[str, Any] = batch.inputs
         run = vlm.record(stop=last, **inputs)
         image = _showing(vlm, run)
