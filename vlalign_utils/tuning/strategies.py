@@ -68,7 +68,7 @@ class Strategy:
         if self.start is None:
             raise ValueError(
                 f"strategy {self.name!r} trains weights below layer 0: what enters its layers changes with "
-                "every step, so no input can be recorded"
+                "every step, so no input can be recorded: train it without"
             )
         return self.start
 
