@@ -8,6 +8,7 @@ from tiny_models import build, tiny_processor
 
 from vlalign_utils import VLM
 from vlalign_utils.driver.capabilities import MEANINGS, Finding
+from vlalign_utils.driver.finite import NotFiniteError
 
 
 def found(family: str) -> dict[str, bool | None]:
@@ -56,6 +57,30 @@ def test_a_replay_that_is_not_exact_is_found_out() -> None:
     assert {finding.works for finding in allowed.findings().values()} == {False, None}
     with pytest.raises(ValueError, match=r"does not allow replay .* differs from the recorded logits"):
         allowed.require("replay")
+
+
+def test_a_row_alone_that_gives_nan_is_an_error() -> None:
+    vlm, inputs = build("llava")
+    mlp = vlm.layers[1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x: own(x) * (torch.nan if len(x) == 1 else 1)
+    with pytest.raises(NotFiniteError, match="gives NaN or infinity in layer 1"):
+        vlm.capabilities(inputs)
+
+
+def test_an_input_that_counts_through_the_batch_leaves_padding_untried() -> None:
+    vlm, inputs = build("llava")
+    tower = vlm.model.model.vision_tower
+    own = tower.forward
+
+    def count(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        assert pixel_values[[0]].shape[0] == 1
+        return own(pixel_values[torch.arange(2)], **kwargs)
+
+    tower.forward = count
+    padding = vlm.capabilities(inputs).padding
+    assert padding.works is None
+    assert padding.detail.startswith("the trial's rows cannot be taken apart: index 1 is out of bounds")
 
 
 def test_pixels_that_change_nothing_leave_the_cut_untried() -> None:

@@ -32,3 +32,8 @@ def test_a_row_by_itself_has_no_padding_and_its_own_share_of_the_pixels() -> Non
     assert second["pixel_values"].tolist() == [[6, 7, 8], [9, 10, 11]]
     assert single_row({"input_ids": ids}, 0) is None
     assert single_row({**given, "pixel_values": torch.zeros(3, 3)}, 0) is None
+    sizes = torch.tensor([[1, 2, 2], [1, 2, 2]])
+    alone = single_row({**given, "image_grid_thw": sizes}, 1)
+    assert alone is not None
+    assert alone["image_grid_thw"].tolist() == [[1, 2, 2]]
+    assert single_row({**given, "image_grid_thw": sizes.cumsum(0)}, 1) is None  # not equally many pixels

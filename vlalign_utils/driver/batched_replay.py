@@ -143,7 +143,7 @@ def replay_together(
 
 
 def batching_is_exact(anatomy: Anatomy, run: Run, cut: int) -> bool:
-    """Check on two edit sets, one of which changes all tokens from `cut` on, that a batch changes no logit."""
+    """Check on two edit sets, one changing all tokens from `cut` on, that a batch changes no logit."""
     lowest, keep = first_batchable_layer(anatomy, run, cut), run.grid[1] - cut
     if lowest > len(anatomy.layers):
         return False

@@ -1,4 +1,4 @@
-"""Find out what a model allows by trying it once: the same trial for every family, from no list."""
+"""Capability trials: find out what a model allows by trying it once, alike for every family."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from vlalign_utils.driver.capabilities import MEANINGS, Capabilities, Finding
 from vlalign_utils.driver.driver import Driver
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Patch, tokens_first
+from vlalign_utils.driver.finite import NotFiniteError
 from vlalign_utils.driver.image_positions import other_pixels, pixels
 from vlalign_utils.driver.kv_cache import largest_cut
 from vlalign_utils.driver.padding import attended_tokens, single_row
@@ -19,7 +20,11 @@ ALONE = 6  # tokens of each row that are cut off from all others
 
 @torch.no_grad()
 def probe(vlm: Driver, inputs: Mapping[str, Any]) -> Capabilities:
-    """Try everything on one batch with images. Raises ValueError for inputs without pixels."""
+    """Run every trial on one batch with images.
+
+    Raises ValueError for inputs without pixels, and NotFiniteError where the model gives NaN or infinity,
+    also for one row of the batch alone.
+    """
     if not pixels(inputs):
         raise ValueError("capabilities are found on inputs with an image; these hold no pixels")
     model = type(vlm.model).__name__
@@ -66,7 +71,7 @@ def _image_positions(vlm: Driver, image: Tensor | None) -> Finding:
 
 
 def _whole_from(vlm: Driver, run: Run, other: Run) -> int:
-    """The lowest layer from which swapping the stream swaps the answer; n_layers + 1 where none does."""
+    """Lowest layer from which exchanging the stream exchanges the logits; n_layers + 1 where none does."""
 
     def swapped(k: int) -> bool:
         return torch.equal(vlm.replay(run, start=k, hidden=other.resid[k]).logits, other.logits)
@@ -116,7 +121,9 @@ def _padding(vlm: Driver, inputs: Mapping[str, Any], run: Run, attended: Tensor)
             return Finding(None, "the trial's rows cannot be taken apart")
         try:
             logits = vlm.record(**alone).logits[0]
-        except (IndexError, RuntimeError, ValueError) as reason:  # inputs that count through the batch
+        except NotFiniteError:
+            raise
+        except (IndexError, ValueError) as reason:  # inputs that count through the batch
             return Finding(None, f"the trial's rows cannot be taken apart: {reason}")
         moves = _distance(logits, run.logits[row, -len(logits) :])
         if moves > tolerance:
@@ -146,7 +153,7 @@ def _knockout(vlm: Driver, run: Run, other: Run, image: Tensor | None, attended:
 
 
 def _alone(vlm: Driver, run: Run, text: Tensor) -> Finding:
-    """Whether tokens cut off from all others still change with them.
+    """Measure how much tokens cut off from all others still change with them.
 
     An attention that narrows its mask further may leave such a token nothing, and then give it everything.
     """
@@ -186,7 +193,7 @@ def _cross_off(vlm: Driver, run: Run, other: Run, image: Tensor | None, attended
 
 
 def _cut(vlm: Driver, run: Run, other: Run, edits: Sequence[Edit], text: Tensor) -> Finding:
-    """Whether other pixels still change the answer when all ways to the image are cut."""
+    """Measure how much other pixels still change the logits when all ways to the image are cut."""
     effect = _distance(run.logits[text], other.logits[text])
     if effect == 0:
         return Finding(None, "pixels change nothing here even without a cut")

@@ -1,4 +1,4 @@
-"""The one driver of every vision-language model, whatever its family."""
+"""Driver of a vision-language model: record, replay and edit its decoder, whatever its family."""
 
 import difflib
 import logging
@@ -73,11 +73,30 @@ class Driver:
     def record(self, *, stop: int | None = None, kv_cache: bool = False, **inputs: Any) -> Run:
         """Run the whole model once, vision tower included and without gradients.
 
-        With `stop` the forward ends at what enters that layer, which is all that training above it
-        needs. With `kv_cache` it also keeps the keys and values of the attention, where the model allows
-        that: `replays` then computes only the tokens that an edit can change. Raises TypeError for an
-        input that the model does not take, and ValueError, naming the first part at fault, when the model
-        gives NaN or infinity.
+        Args:
+            stop: layer (0 to n_layers) at whose input the forward ends, which is all that training above it
+                needs; None for the whole forward.
+            kv_cache: also keep the keys and values of the attention, where the model allows that: `replays`
+                then computes only the tokens that an edit can change.
+            inputs: keyword arguments of the model's forward, as `prepare` gives them.
+
+        Returns:
+            Run with `logits` [batch, tokens, vocabulary] and n_layers + 1 streams `resid`
+            [batch, tokens, width]; a stopped one with the stop + 1 streams up to there.
+
+        Raises:
+            IndexError, TypeError: for a layer `stop` or an input that the model does not take.
+            ValueError: naming the first part at fault, when the model gives NaN or infinity.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> tuple(vlm.record(**inputs).logits.shape)
+            (1, 43, 215)
+            >>> len(vlm.record(stop=3, **inputs).resid)
+            4
         """
         if stop is not None:
             check_layer(stop, "stop", 0, self.n_layers)
@@ -98,7 +117,23 @@ class Driver:
             return run
 
     def prefix(self, inputs: Mapping[str, Any], stop: int) -> Float[Tensor, "*batch tokens width"]:
-        """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed."""
+        """Residual stream [batch, tokens, width] entering layer `stop`; nothing above is executed.
+
+        Args:
+            inputs: keyword arguments of the model's forward, by name.
+            stop: layer, 0 to n_layers; n_layers gives what leaves the last layer.
+
+        Raises:
+            IndexError, TypeError, ValueError: as `record` does.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> tuple(vlm.prefix(inputs, stop=3).shape)
+            (1, 43, 96)
+        """
         return self.record(stop=stop, **inputs).resid[stop]
 
     def replay(
@@ -110,10 +145,32 @@ class Driver:
     ) -> Replay:
         """Run decoder and head again, layers `start` and above only, with edits.
 
-        `hidden` [batch, tokens, width] replaces what enters layer `start`. Layers below return their
-        recorded outputs. Runs under the caller's gradient mode: gradients reach `hidden`, edit values and
-        the weights of the layers that run. Raises IndexError, TypeError or ValueError, naming the
-        argument, for what does not fit the run.
+        Layers below return their recorded outputs. Runs under the caller's gradient mode: gradients reach
+        `hidden`, edit values and the weights of the layers that run. Without edits the logits are those of
+        the run, to the last bit.
+
+        Args:
+            run: record of this model.
+            start: first layer that runs, 0 to n_layers; n_layers runs the final norm and unembedding only.
+            hidden: stream [batch, tokens, width] that replaces what enters layer `start`.
+            edits: edits of layers `start` and above, applied in this order.
+
+        Returns:
+            Replay with `logits` [batch, tokens, vocabulary], `resid`, and the layers `hit`, where attention was cut.
+
+        Raises:
+            IndexError, TypeError, ValueError: naming the argument, for what does not fit the run.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import Patch, load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> run = vlm.record(**inputs)
+            >>> image = vlm.image_mask(inputs, run)
+            >>> ablated = vlm.replay(run, start=2, edits=[Patch(2, image, run.resid[2][image].mean(dim=0))])
+            >>> bool((ablated.logits == run.logits).all())
+            False
         """
         self._check_run(run)
         check_layer(start, "start", 0, min(self.n_layers, len(run.resid) - 1))
@@ -134,11 +191,34 @@ class Driver:
     ) -> Iterator[tuple[int, Float[Tensor, "batch kept vocabulary"]]]:
         """Replay a run once for each set of edits, and yield the set's number with its logits as they come.
 
-        Logits are those of the last `keep` tokens, None for all. Sets run together, up to `budget` tokens
-        at a time (None for what suits the device), each from its lowest edited layer and, for a run
-        recorded with `kv_cache` and `keep`, from its first edited token. Where this model or run does not
-        allow that, they run one by one: the result is the same, up to rounding where sets share a batch.
-        Raises as `replay` does.
+        Sets share batches, each from its lowest edited layer and, for a run recorded with `kv_cache` and
+        given `keep`, from its first edited token. Where this model or run does not allow that, they run one
+        by one: the result is the same, up to rounding where sets share a batch.
+
+        Args:
+            run: record of this model.
+            sets: edit sets, each a list of edits of one replay.
+            keep: number of last tokens whose logits are wanted, None for all.
+            budget: tokens that run at once, None for what suits the device.
+
+        Returns:
+            Iterator of pairs: number of the set, and its logits [batch, keep or tokens, vocabulary].
+
+        Raises:
+            IndexError, TypeError, ValueError: as `replay` does, before anything runs; ValueError for a `keep`
+                outside 1..tokens, and for a run that kept the logits of some tokens only.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import Patch, load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> run = vlm.record(kv_cache=True, **inputs)
+            >>> image = vlm.image_mask(inputs, run)
+            >>> sets = [[Patch(k, image, run.resid[k] * 0)] for k in range(vlm.n_layers)]
+            >>> logits = dict(vlm.replays(run, sets, keep=1))
+            >>> len(logits), tuple(logits[0].shape)
+            (8, (1, 1, 215))
         """
         sets = list(sets)
         self._check_run(run)
@@ -174,7 +254,7 @@ class Driver:
             return [(one.index, batched_replay.replay_alone(self.anatomy, run, one, keep)) for one in group]
 
     def runs_jointly(self, run: Run, cut: int) -> bool:
-        """Whether rows of this model's tokens from `cut` on can share a batch; tried once, on `run`."""
+        """Whether edit sets of the tokens from `cut` on can share a batch; tried once, on `run`."""
         if (cut > 0) not in self._joint:
             self._joint[cut > 0] = batched_replay.batching_is_exact(self.anatomy, run, cut)
             if not self._joint[cut > 0]:
@@ -201,10 +281,30 @@ class Driver:
     def image_mask(
         self, inputs: Mapping[str, Any], run: Run | None = None
     ) -> Bool[Tensor, "batch tokens"] | None:
-        """Positions that hold image features; None where pixels never occupy positions.
+        """Positions that hold image features.
 
         The placeholder ids that the configuration declares are checked against `pixel_mask` the
         first time an image is seen, and replaced by it where they miss a position.
+
+        Args:
+            inputs: keyword arguments of the model's forward, by name.
+            run: record of these inputs, which can save a forward up to layer 0.
+
+        Returns:
+            Boolean [batch, tokens], all False without pixels; None for a model in which pixels never occupy
+            positions (cross-attention).
+
+        Raises:
+            TypeError: for an input that the model does not take.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> image = vlm.image_mask(inputs)
+            >>> tuple(image.shape), int(image.sum())
+            ((1, 43), 36)
         """
         inputs = self._on_device(inputs)
         # An encoder-decoder's own tokens; a model that takes no ids at all declares no positions by them.

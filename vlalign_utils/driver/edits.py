@@ -1,4 +1,4 @@
-"""Edits of one replay: what enters a layer, and what its attention may look at.
+"""Edits of one replay: of the residual stream, of attention, and of the weights.
 
 Masks are boolean [batch, tokens]; layers are 0-based and ranges `first..last` inclusive. Edits are
 applied in the order given: at one layer, a later edit sees what an earlier one left.
@@ -19,9 +19,27 @@ SlotEdit = Callable[[int, Tensor], Tensor]
 class Patch:
     """Set the residual stream that enters `layer` at the masked tokens.
 
-    `value` is one vector [width], one per masked token [selected, width] (row by row), or a whole
-    stream [batch, tokens, width] of which only the masked tokens are read. `layer` = n_layers edits
-    what leaves the last layer. Gradients reach `value`.
+    Args:
+        layer: 0-based layer; `n_layers` edits what leaves the last layer, before the final norm.
+        mask: boolean [batch, tokens], at least one True.
+        value: one vector [width], one per masked token [selected, width] (row by row), or a whole stream
+            [batch, tokens, width] of which only the masked tokens are read. Gradients reach it.
+
+    Raises:
+        IndexError, TypeError, ValueError: from `replay`, for a layer, mask or value that does not fit.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import Patch, load_vlm
+        >>> vlm = load_vlm("zoo/llava")
+        >>> red, blue = (
+        ...     vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), colour)])
+        ...     for colour in ("red", "blue")
+        ... )
+        >>> run, donor = vlm.record(**red), vlm.record(**blue)
+        >>> patched = vlm.replay(run, edits=[Patch(0, vlm.image_mask(red, run), donor.resid[0])])
+        >>> bool((patched.logits == donor.logits).all())
+        True
     """
 
     layer: int
@@ -29,7 +47,7 @@ class Patch:
     value: Tensor
 
     def begin(self, grid: tuple[int, int]) -> SlotEdit:
-        """The edit for one replay, to be called at each slot with the stream that reaches it."""
+        """Edit of one replay on a grid (batch, tokens), called at each slot with its stream."""
         return partial(self._edit, grid)
 
     def _edit(self, grid: tuple[int, int], slot: int, hidden: Tensor) -> Tensor:
@@ -47,6 +65,25 @@ class FreezeTokens:
 
     The layers still compute the tokens' keys and values from the kept stream, so the other tokens
     see them. The model's own changes between layers (DeepStack) are undone too.
+
+    Args:
+        first: first layer, 0-based.
+        last: last layer, inclusive.
+        mask: boolean [batch, tokens], at least one True.
+
+    Raises:
+        IndexError, TypeError, ValueError: from `replay`, for layers or a mask that do not fit the run.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import FreezeTokens, load_vlm
+        >>> vlm = load_vlm("zoo/llava")
+        >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+        >>> run = vlm.record(**inputs)
+        >>> image = vlm.image_mask(inputs, run)
+        >>> frozen = vlm.replay(run, edits=[FreezeTokens(first=2, last=5, mask=image)])
+        >>> bool((frozen.resid[6][image] == run.resid[2][image]).all())
+        True
     """
 
     first: int
@@ -54,7 +91,7 @@ class FreezeTokens:
     mask: Tensor
 
     def begin(self, grid: tuple[int, int]) -> SlotEdit:
-        """The edit for one replay, to be called at each slot with the stream that reaches it."""
+        """Edit of one replay on a grid (batch, tokens), called at each slot with its stream."""
         return partial(self._edit, grid, [])
 
     def _edit(self, grid: tuple[int, int], kept: list[Tensor], slot: int, hidden: Tensor) -> Tensor:
@@ -71,6 +108,28 @@ class Knockout:
 
     A query must keep at least one key it could see before, itself for example: a softmax over
     nothing has no meaning, so that is an error.
+
+    Args:
+        first: first layer, 0-based.
+        last: last layer, inclusive.
+        query: boolean [batch, tokens], tokens that attend.
+        key: boolean [batch, tokens], tokens that they may not attend to.
+
+    Raises:
+        IndexError, TypeError: from `replay`, for layers or masks that do not fit the run.
+        ValueError: from `replay`, also where a query loses all of its keys, a layer mixes tokens in another
+            way than attention, or no self-attention ran in these layers.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import Knockout, load_vlm
+        >>> vlm = load_vlm("zoo/llava")
+        >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+        >>> run = vlm.record(**inputs)
+        >>> image = vlm.image_mask(inputs, run)
+        >>> cut = vlm.replay(run, edits=[Knockout(first=2, last=5, query=~image, key=image)])
+        >>> cut.hit
+        (2, 3, 4, 5)
     """
 
     first: int
@@ -81,7 +140,28 @@ class Knockout:
 
 @dataclass(frozen=True, eq=False)
 class CrossOff:
-    """Cut cross-attention to the image in layers `first..last`: its output there is zero."""
+    """Cut cross-attention to the image in layers `first..last`: its output there is zero.
+
+    Args:
+        first: first layer, 0-based.
+        last: last layer, inclusive.
+
+    Raises:
+        IndexError, TypeError: from `replay`, for layers that the model does not have.
+        ValueError: from `replay`, where no cross-attention ran in these layers.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import CrossOff, load_vlm
+        >>> vlm = load_vlm("zoo/mllama")  # reaches the image by cross-attention
+        >>> run, other = (
+        ...     vlm.record(**vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), colour)]))
+        ...     for colour in ("red", "blue")
+        ... )
+        >>> cut, uncut = (vlm.replay(one, edits=[CrossOff(0, vlm.n_layers - 1)]) for one in (run, other))
+        >>> bool((cut.logits == uncut.logits).all())  # pixels change nothing
+        True
+    """
 
     first: int
     last: int
@@ -89,9 +169,26 @@ class CrossOff:
 
 @dataclass(frozen=True, eq=False)
 class Revert:
-    """Run layers `first..last` with the weights of another model's decoder layers, all of which are given.
+    """Run layers `first..last` with the weights of another stage of the same model (weight reversion).
 
-    `layers` is `vlm.layers` of another stage of the same model, such as the one before tuning.
+    Args:
+        first: first layer, 0-based.
+        last: last layer, inclusive.
+        layers: all decoder layers of the other stage, `vlm.layers`, such as those before tuning.
+
+    Raises:
+        IndexError, TypeError: from `replay`, for layers that the model does not have.
+        ValueError: from `replay`, for layers of another shape, the model's own, or beside an attention edit.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import Revert, load_vlm
+        >>> tuned, before = load_vlm("zoo/llava"), load_vlm("zoo/llava", stage="aligned")
+        >>> inputs = tuned.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+        >>> run = tuned.record(**inputs)
+        >>> reverted = tuned.replay(run, edits=[Revert(first=2, last=5, layers=before.layers)])
+        >>> bool((reverted.resid[2] == run.resid[2]).all()), bool((reverted.resid[3] == run.resid[3]).all())
+        (True, False)
     """
 
     first: int
@@ -103,7 +200,7 @@ Edit = Patch | FreezeTokens | Knockout | CrossOff | Revert
 
 
 def first_layer(edits: Sequence[Edit], n_layers: int) -> int:
-    """The lowest layer that any of the edits touches; `n_layers` where there is none."""
+    """Lowest layer that any of the edits touches; `n_layers` where there is none."""
     return min((e.layer if isinstance(e, Patch) else e.first for e in edits), default=n_layers)
 
 
@@ -135,7 +232,7 @@ def check_edits(edits: Any, stream: Tensor, grid: tuple[int, int], start: int, l
 
 
 def check_same_layers(own: nn.ModuleList, others: nn.ModuleList, which: Iterable[int]) -> None:
-    """Raise ValueError unless these layers can take the weights of the other model's."""
+    """Raise ValueError unless these layers have the shapes of the other model's."""
     if others is own:
         raise ValueError("layers are the model's own: give those of another stage of it")
     for k in which:

@@ -1,5 +1,6 @@
-"""Which positions of the decoder are tokens, and which only fill up a batch."""
+"""Tell the tokens of a batch from its padding, and take single rows out of it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ def single_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any] | None:
     if mask is None or mask.ndim != 2:
         return None
     rows, tokens = mask.shape
+    if any(_SIZES.search(name) and _differs(value, rows) for name, value in inputs.items()):
+        return None  # images of several sizes: equal parts would mix their pixels
     padding = int((mask[row] != 0).int().argmax())
     alone: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -50,4 +53,12 @@ def single_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any] | None:
     return alone
 
 
+def _differs(value: Any, rows: int) -> bool:
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.ndim == 0 or len(value) % rows:
+        return False
+    first, *others = value.chunk(rows)
+    return not all(torch.equal(first, other) for other in others)
+
+
+_SIZES = re.compile(r"grid|sizes|spatial_shapes")  # inputs that count the pixels or patches of each image
 _ELSEWHERE = ("pixel", "decoder", "qformer")  # the axes of these count something else

@@ -1,8 +1,8 @@
 """Record one forward of a vision-language model and run its decoder again, whole or from any layer.
 
-A replay calls the same model on the same inputs, with two kinds of modules answering from the
-record instead of computing: everything that ran before layer 0 (vision tower, connector,
-embeddings) and the layers below `start`. What lies between, and the head, is the model's own code.
+A replay calls the same model on the same inputs, with two kinds of modules that return their recorded
+outputs instead of computing: everything that ran before layer 0 (vision tower, connector, embeddings)
+and the layers below `start`. What lies between, and the head, is the model's own code.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -33,10 +33,21 @@ States = dict[str, dict[Any, Any]]  # contents of the mutable mappings that a la
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One recorded forward.
+    """One recorded forward, made by `vlm.record`.
 
     `resid[k]` [batch, tokens, width] enters layer k; `resid[n_layers]` leaves the last layer, before
     the final norm. A run recorded with `stop=k` ends at `resid[k]` and has no logits.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import load_vlm
+        >>> vlm = load_vlm("zoo/llava")
+        >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+        >>> run = vlm.record(**inputs)
+        >>> run.grid  # batch, tokens
+        (1, 43)
+        >>> len(run.resid), tuple(run.resid[0].shape), tuple(run.logits.shape)
+        (9, (1, 43, 96), (1, 43, 215))
     """
 
     inputs: Mapping[str, Any]
@@ -67,7 +78,21 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """What a replay gave: logits, `resid` as in Run, and the layers in which attention was cut."""
+    """One replayed forward, made by `vlm.replay`: logits, residual streams, layers where attention was cut.
+
+    `logits` [batch, tokens, vocabulary] are next-token logits; `resid[k]` [batch, tokens, width] enters layer
+    k, after the edits there; `hit` names the layers where a Knockout or CrossOff took effect.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlalign_utils import load_vlm
+        >>> vlm = load_vlm("zoo/llava")
+        >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+        >>> run = vlm.record(**inputs)
+        >>> replay = vlm.replay(run, start=4)
+        >>> bool((replay.logits == run.logits).all()), len(replay.resid), replay.hit
+        (True, 9, ())
+    """
 
     logits: Float[Tensor, "batch tokens vocabulary"]
     resid: list[Tensor]
@@ -140,7 +165,7 @@ def replay(
 
 
 def forward(anatomy: Anatomy, inputs: Mapping[str, Any], edits: Sequence[Edit] = ()) -> Replay:
-    """The usual way, and the oracle of what reuses work: the whole model runs, vision tower included."""
+    """Run the whole model with edits, vision tower included: the oracle of what reuses recorded work."""
     shaped = [e for e in edits if isinstance(e, Patch | FreezeTokens)]
     residual = ResidualStream(anatomy, edits=[e.begin((e.mask.shape[0], e.mask.shape[1])) for e in shaped])
     cuts = Cuts([e for e in edits if isinstance(e, Knockout | CrossOff)], residual)
@@ -171,7 +196,7 @@ def entering_layer_0(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Tensor:
 
 @dataclass
 class _Recorder:
-    """Notes outputs before layer 0, outputs of layers, and the states that layers share."""
+    """Hooks that keep outputs before layer 0, outputs of layers, and the states that layers share."""
 
     outputs: dict[int, Any] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
@@ -190,7 +215,7 @@ class _Recorder:
             hooks.callback(module.register_forward_hook(partial(self._returned, name)).remove)
 
     def kept_outputs(self) -> dict[str, list[ModuleOutput]]:
-        """Answers that nothing changed in place afterwards; the others are computed again in a replay."""
+        """Outputs that nothing changed in place afterwards; the others are computed again in a replay."""
         changed = {name for name, tensor, version in self.versions if tensor._version != version}
         return {name: calls for name, calls in self.module_outputs.items() if name not in changed}
 

@@ -1,4 +1,4 @@
-"""Follow the residual stream through one forward, and let modules answer from a record.
+"""Read, edit and stop the residual stream of one forward, and make modules return recorded outputs.
 
 Slots count the places where the stream can be read or edited: slot k enters layer k, slot
 n_layers leaves the last layer, before the final norm.
@@ -24,7 +24,7 @@ class StopForward(Exception):  # noqa: N818 - not an error: the forward has done
 
 @dataclass
 class ResidualStream:
-    """Reads, edits and stops the residual stream of one forward; `resid` holds the slots reached so far."""
+    """Residual stream of one forward, read, edited and stopped; `resid` holds the slots reached so far."""
 
     anatomy: Anatomy
     resid: list[Tensor] = field(default_factory=list)
@@ -70,7 +70,7 @@ class ResidualStream:
 def with_stream(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments with another residual stream in them."""
+    """Replace the residual stream among a layer's arguments."""
     if args:
         return (stream, *args[1:]), kwargs
     return args, {**kwargs, _first_parameter(layer): stream}
@@ -81,12 +81,12 @@ def _first_parameter(layer: nn.Module) -> str:
 
 
 def return_recorded(calls: Sequence[ModuleOutput], module: nn.Module, hooks: ExitStack) -> None:
-    """Let a module's next calls return what was recorded; it computes again when the record ends."""
+    """Make a module's next calls return recorded outputs; it computes again when they are used up."""
     replace_forward(module, partial(_recorded, iter(calls), module.forward), hooks)
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any], hooks: ExitStack) -> None:
-    """Let a module compute something else until `hooks` is closed; its own hooks stay in place."""
+    """Replace a module's forward until `hooks` is closed; its own hooks stay in place."""
     own = module.forward
     # accelerate, for one, keeps a forward of its own on the module
     undo = partial(setattr, module, "forward", own) if "forward" in vars(module) else None
@@ -95,5 +95,5 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any], hooks: ExitS
 
 
 def _recorded(left: Iterator[ModuleOutput], own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    answer = next(left, None)
-    return own(*args, **kwargs) if answer is None else pytree.tree_unflatten(*answer)
+    output = next(left, None)
+    return own(*args, **kwargs) if output is None else pytree.tree_unflatten(*output)

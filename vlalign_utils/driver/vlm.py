@@ -19,7 +19,24 @@ QUESTIONS = ("What is this?", "Is there a square or a circle in this picture, an
 
 
 class VLM(Driver):
-    """A loaded transformers vision-language model, with its processor if there is one."""
+    """Loaded transformers vision-language model, with its processor if there is one.
+
+    The model is used as it is: its weights, precision and train or eval mode are never changed.
+
+    Args:
+        model: any image-text-to-text model of transformers.
+        processor: its processor, needed for `prepare` only.
+
+    Raises:
+        ValueError: when the decoder layers cannot be told apart.
+
+    Example:
+        >>> from vlalign_utils import VLM, load_vlm
+        >>> loaded = load_vlm("zoo/llava")
+        >>> vlm = VLM(loaded.model, loaded.processor)
+        >>> vlm.n_layers, vlm.d_model
+        (8, 96)
+    """
 
     def __init__(self, model: nn.Module, processor: Any = None) -> None:
         """Find the decoder layers. Raises ValueError when they cannot be told apart."""
@@ -43,9 +60,28 @@ class VLM(Driver):
         """Model inputs, left padded and on the device: one user turn per prompt, with its image.
 
         The chat template adds the generation prompt, or writes each of `answers` as the assistant's turn, up
-        to the token that ends it; without a template the processor's plain format is used. Raises TypeError
-        for what is no list of texts or of PIL images, ValueError when lengths differ, when a text is empty or
-        an image cannot be made RGB of 8 bits, and when the template cannot write the turns.
+        to the token that ends it; without a template the processor's plain format is used.
+
+        Args:
+            prompts: one text for each item of the batch.
+            images: one PIL image for each prompt, of any mode and size; None for text alone.
+            answers: one answer for each prompt.
+
+        Returns:
+            Tensors by the names of the model's forward, `input_ids` [batch, tokens] among them.
+
+        Raises:
+            TypeError: for what is no list of texts or of PIL images.
+            ValueError: when lengths differ, when a text is empty or an image cannot be made RGB of 8 bits,
+                and when the template cannot write the turns.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vlalign_utils import load_vlm
+            >>> vlm = load_vlm("zoo/llava")
+            >>> inputs = vlm.prepare(["What is this?"], images=[Image.new("RGB", (48, 48), "red")])
+            >>> sorted(inputs)
+            ['attention_mask', 'input_ids', 'pixel_values']
         """
         inputs = prepare(self.processor, prompts, images, answers, end_ids(self.model, self.tokenizer))
         known = self.anatomy.input_names()
@@ -57,18 +93,30 @@ class VLM(Driver):
         }
 
     def record(self, *, stop: int | None = None, kv_cache: bool = False, **inputs: Any) -> Run:
-        """Run the whole model once; see `Driver.record`."""
+        """Run the whole model once, as `Driver.record` does."""
         run = super().record(stop=stop, kv_cache=kv_cache, **inputs)
         if self.processor is None and self._first_inputs is None and pixels(inputs):
             self._first_inputs = inputs
         return run
 
     def capabilities(self, inputs: Mapping[str, Any] | None = None) -> Capabilities:
-        """What can be done with this model, each found out by trying it once.
+        """Findings on what can be done with this model, each made by trying it once.
 
-        The trial takes `inputs` (with an image), else two small pictures with a question each through the
-        processor, else the first inputs with an image that were recorded. Raises ValueError when there is
-        none of them.
+        The trial takes `inputs` (with an image), else two small images with a question each through the
+        processor, else the first inputs with an image that were recorded.
+
+        Args:
+            inputs: keyword arguments of the model's forward, by name; None for the model's own trial, which
+                is made once.
+
+        Raises:
+            ValueError: when there are no inputs with an image to try it on.
+
+        Example:
+            >>> from vlalign_utils import load_vlm
+            >>> allowed = load_vlm("zoo/llava").capabilities()
+            >>> allowed.knockout.works, allowed.cross_off.detail
+            (True, 'there is no cross-attention')
         """
         if inputs is not None or self._capabilities is None:
             if inputs is None:
@@ -81,10 +129,10 @@ class VLM(Driver):
         return self._capabilities
 
     def trial_inputs(self) -> dict[str, Tensor]:
-        """Two questions of different length, each about a small image of its own, for the model's processor.
+        """Model inputs of two questions of different length, each about a small image of its own.
 
         Raises ValueError when there is no processor or no chat template.
         """
         noise = torch.randint(0, 256, (2, 64, 64, 3), generator=torch.Generator().manual_seed(0))
-        pictures = [Image.fromarray(picture.numpy()) for picture in noise.to(torch.uint8)]
-        return self.prepare(QUESTIONS, pictures)
+        images = [Image.fromarray(image.numpy()) for image in noise.to(torch.uint8)]
+        return self.prepare(QUESTIONS, images)

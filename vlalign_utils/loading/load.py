@@ -4,7 +4,6 @@ Everything that can be wrong is checked on file names, configuration and the hea
 before a weight is downloaded or a tensor allocated.
 """
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -13,27 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForImageTextToText,
-)
+from transformers import AutoModelForImageTextToText
 
 from vlalign_utils.driver.verbosity import without_progress_bars
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.base_model import check_pair, find_base
 from vlalign_utils.loading.checkpoint import (
     LOG,
-    Checkpoint,
     check_files,
     fetch_small,
     fetch_weights,
     locate,
 )
+from vlalign_utils.loading.config import read_config, stored_dtype, stored_quantised
 from vlalign_utils.loading.dry_run import load_without_weights
 from vlalign_utils.loading.memory import check_memory
 from vlalign_utils.loading.placement import DeviceMap, place
@@ -59,15 +51,35 @@ def load_vlm(
 ) -> VLM:
     """Load a vision-language model with its processor, in eval mode; `source` says what it came from.
 
-    `name` is a hub id, or a folder, taken from the working directory or else from the repository, or a
-    loaded model, which is only wrapped. A folder that holds a chain of checkpoints (base, aligned, tuned)
-    is entered at `stage`, "tuned" by default. For any other model "base" puts the weights of its base
-    language model into the decoder: those of `base`, else of the one its configuration records.
+    Args:
+        name: hub id, or folder, taken from the working directory or else from the repository, or a loaded
+            model, which is only wrapped.
+        stage: of a folder that holds a chain of checkpoints (base, aligned, tuned) the one to load, "tuned"
+            by default. For any other model "base" loads its base language model's weights into the decoder.
+        device: "auto" is cuda, then mps, then cpu.
+        dtype: "auto" is the checkpoint's own, and float32 on cpu.
+        revision: commit, branch or tag of a hub id.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        attn_implementation: None is sdpa where the model's class supports it, else eager.
+        processor: used instead of the checkpoint's own.
+        base: hub id or folder of the base language model for stage="base", else the one that the
+            configuration records.
+        base_revision: revision of `base`.
+        device_map: "auto", or a mapping from modules to devices, instead of `device`.
+        quantization: "4bit" or "8bit", on cuda.
 
-    `device="auto"` is cuda, then mps, then cpu; `device_map` spreads the model instead. `dtype="auto"` is
-    the checkpoint's own, and float32 on cpu. `attn_implementation=None` is sdpa where the model's class
-    supports it, else eager. `quantization` is "4bit" or "8bit". Raises FileNotFoundError or ValueError with
-    one sentence on what to do.
+    Returns:
+        VLM, whose capabilities were tried on two small images.
+
+    Raises:
+        FileNotFoundError: for a folder that is not there.
+        ValueError: with one sentence on what to do, before a weight is read where that can be told.
+
+    Example:
+        >>> from vlalign_utils import load_vlm
+        >>> vlm = load_vlm("zoo/llava", stage="aligned")
+        >>> vlm.source.name, vlm.source.dtype, vlm.n_layers
+        ('zoo/llava/aligned', 'float32', 8)
     """
     if not isinstance(name, str | Path | nn.Module):
         raise ValueError(f"name is {name!r}, expected a hub id, a folder or a loaded model")
@@ -89,12 +101,12 @@ def load_vlm(
         warnings.warn(f"trust_remote_code runs Python code that comes with {checkpoint.name}", stacklevel=2)
     with without_progress_bars():
         folder = fetch_small(checkpoint, trust_remote_code)
-        config = read_config(checkpoint, folder, trust_remote_code)
-        quantised = getattr(config, "quantization_config", None) is not None
+        config = read_config(checkpoint.name, folder, trust_remote_code)
+        quantised = stored_quantised(config)
         if quantised and (quantization or wants_base):
             what = "quantization" if quantization else "stage='base'"
             raise ValueError(f"{checkpoint.name} is stored quantised: {what} cannot be applied to it")
-        precision = placement.precision(_stored_dtype(config))
+        precision = placement.precision(stored_dtype(config))
         if processor is None:
             processor = load_processor(checkpoint.name, folder, trust_remote_code)
         headers = read_headers(checkpoint)
@@ -122,15 +134,15 @@ def load_vlm(
     )
     reason = "as asked" if attn_implementation else "the best that its class supports"
     LOG.info("%s: attention is %s, %s", checkpoint.name, vlm.source.attention, reason)
-    _try_out(vlm)
+    _run_trials(vlm)
     return vlm
 
 
-def _try_out(vlm: VLM) -> None:
-    """Find out on two small pictures what the model allows; ValueError when it cannot be driven exactly."""
+def _run_trials(vlm: VLM) -> None:
+    """Run the capability trials on two small images; ValueError when replays are not exact."""
     try:
         inputs = vlm.trial_inputs()
-    # A processor that takes no such pictures may still take the user's own.
+    # A processor that takes no such images may still take the user's own.
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as reason:
         LOG.warning("%s: not tried out, its processor refuses the trial: %s", vlm.source.name, reason)
         return
@@ -161,40 +173,6 @@ def _attention(model: Any) -> str | None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def read_config(checkpoint: Checkpoint, folder: Path, trust_remote_code: bool) -> Any:
-    """Configuration of an image-text-to-text model. Raises ValueError, saying why, where there is none."""
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError, StrictDataclassError) as error:
-        raise ValueError(
-            f"{checkpoint.name} cannot be loaded: {_why_not(folder, error, trust_remote_code)}"
-        ) from None
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(config, "auto_map"):
-        raise ValueError(
-            f"{checkpoint.name} is not an image-text-to-text model: "
-            f"its configuration is {type(config).__name__}"
-        )
-    return config
-
-
-def _why_not(folder: Path, error: Exception, trust_remote_code: bool) -> str:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return "its config.json is not JSON, download it again"
-    if not isinstance(config, dict):
-        return "its config.json is no mapping, download it again"
-    if "auto_map" in config and not trust_remote_code:
-        return "it brings Python code of its own, read that and pass trust_remote_code=True"
-    if config.get("model_type") not in CONFIG_MAPPING:
-        return f"transformers {transformers.__version__} has no model type {config.get('model_type')!r}"
-    return f"its config.json is refused, {str(error).strip().splitlines()[0]}"
-
-
-def _stored_dtype(config: Any) -> torch.dtype:
-    return config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
 
 
 def _allocate(folder: Path, config: Any, trust_remote_code: bool, arguments: dict[str, Any]) -> Any:

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from vlalign_utils.loading.checkpoint import fetch_small, locate
+from vlalign_utils.loading.config import UNREADABLE
 from vlalign_utils.pipeline.registry import BASE, TUNED, Architecture, RegistryError
 
 
@@ -46,7 +46,7 @@ def n_layers(arch: Architecture, root: Path, fetch: bool = False) -> int | None:
                 return None
             config = Path(cached)
         return _layers(config, config.stat().st_mtime_ns)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError, StrictDataclassError) as error:
+    except UNREADABLE as error:
         why = str(error).strip().splitlines()[0]
         raise RegistryError(f"{arch.name}: the configuration of {arch.model} cannot be read: {why}") from None
 
