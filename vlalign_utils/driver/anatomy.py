@@ -18,7 +18,7 @@ _KEY_SOURCES = ("key_value_states", "encoder_hidden_states", "cross_attention_st
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The decoder layers of a model and the dotted name they have in it."""
+    """Decoder layers of a model and the dotted name they have in it."""
 
     root: nn.Module
     layers: nn.ModuleList
@@ -124,7 +124,7 @@ def _attends(module: nn.Module) -> bool:
 
 
 def is_causal(attention: nn.Module, asked: Any) -> bool:
-    """Whether an attention module that is given no mask hides later tokens, unless its caller `asked`."""
+    """True where an attention module that is given no mask hides later tokens, unless its caller `asked`."""
     return bool(getattr(attention, "is_causal", False) if asked is None else asked)
 
 

@@ -1,4 +1,4 @@
-"""Which attention implementation runs, and a change of it for as long as something needs one."""
+"""Attention implementation of a model, and its change for as long as an edit needs another."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def attention_in_use(layers: nn.ModuleList) -> set[str]:
 
 @contextmanager
 def attention_for(vlm: Any, need: Literal["masks", "any"] = "masks") -> Iterator[None]:
-    """Let a VLM's decoder run with an attention that can do what is needed; put back its own afterwards.
+    """Run a VLM's decoder with an attention that can do what is needed; restore its own afterwards.
 
     `need="masks"` is for edits that forbid query-key pairs: a model with flash or flex attention runs with
     sdpa, or with eager where its class does not support sdpa, and the reason is logged once per model.

@@ -1,4 +1,4 @@
-"""Cut attention inside a running model: forbidden query-key pairs, and cross-attention switched off."""
+"""Cut attention inside a running model: forbid query-key pairs, switch cross-attention off."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ from vlalign_utils.driver.residual_stream import ResidualStream
 
 @dataclass
 class Cuts:
-    """Attention cuts of one replay: which layers they concern, and which they really hit."""
+    """Attention cuts of one replay: which layers they concern, and which they took effect in."""
 
     edits: Sequence[Knockout | CrossOff]
     residual: ResidualStream

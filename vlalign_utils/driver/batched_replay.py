@@ -143,7 +143,7 @@ def replay_together(
 
 
 def batching_is_exact(anatomy: Anatomy, run: Run, cut: int) -> bool:
-    """Check on two edit sets, one changing all tokens from `cut` on, that a batch changes no logit."""
+    """Check on two edit sets, one changing all tokens from `cut`, that a batch changes no logit."""
     lowest, keep = first_batchable_layer(anatomy, run, cut), run.grid[1] - cut
     if lowest > len(anatomy.layers):
         return False
@@ -282,7 +282,7 @@ class _Batched:
         return pytree.tree_map(fit, argument)
 
     def _narrow(self, value: Tensor, name: str, items: int | None) -> Tensor:
-        """The tokens from `cut` on; `items` is the axis that counts the items of the batch.
+        """Restrict an argument to the tokens from `cut` on; `items` is the axis of the batch.
 
         Names tell apart what sizes cannot: another sequence may be as long as the tokens, and a mask's last
         axis counts keys, of which those before are all still there.

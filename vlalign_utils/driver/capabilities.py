@@ -1,11 +1,11 @@
-"""What can be done with a model: names, meanings, and the error for what cannot."""
+"""Capabilities of a model: names, meanings, findings, and the error for what it does not allow."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether something works in a model, None where it could not be tried, and what was seen."""
+    """Result of one trial: True, False, or None where it could not be tried, and what was seen."""
 
     works: bool | None
     detail: str

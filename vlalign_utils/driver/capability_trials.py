@@ -57,7 +57,7 @@ def probe(vlm: Driver, inputs: Mapping[str, Any]) -> Capabilities:
 
 
 def _last(mask: Tensor) -> Tensor:
-    """The last selected position of each row."""
+    """Last selected position of each row."""
     return mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
 
 
@@ -158,14 +158,14 @@ def _alone(vlm: Driver, run: Run, text: Tensor) -> Finding:
     An attention that narrows its mask further may leave such a token nothing, and then give it everything.
     """
     rank = text.flip(-1).cumsum(-1).flip(-1) * text  # 1 for the last of a row
-    lonely = [rank == place for place in range(1, min(ALONE, int(rank.amax(-1).min())) + 1)]
-    others, end = ~torch.stack(lonely).any(0), vlm.n_layers - 1
+    isolated = [rank == place for place in range(1, min(ALONE, int(rank.amax(-1).min())) + 1)]
+    others, end = ~torch.stack(isolated).any(0), vlm.n_layers - 1
     for first, last in sorted({(0, end), (end // 2, end // 2), (end, end)}):
 
         def leaving(*edits: Edit, slot: int = last + 1) -> Tensor:
             return tokens_first(vlm.replay(run, edits=edits).resid[slot], run.grid)[~others]
 
-        cut: list[Edit] = [Knockout(first, last, one, ~one) for one in lonely]
+        cut: list[Edit] = [Knockout(first, last, one, ~one) for one in isolated]
         moved = Patch(first, others, _noise(run.resid[first]))
         uncut = _distance(leaving(), leaving(moved))
         left = _distance(leaving(*cut), leaving(*cut, moved))

@@ -156,7 +156,7 @@ class Driver:
             edits: edits of layers `start` and above, applied in this order.
 
         Returns:
-            Replay with `logits` [batch, tokens, vocabulary], `resid`, and the layers `hit`, where attention was cut.
+            Replay with `logits` [batch, tokens, vocabulary], `resid`, and `hit`, layers with attention cut.
 
         Raises:
             IndexError, TypeError, ValueError: naming the argument, for what does not fit the run.
@@ -254,7 +254,7 @@ class Driver:
             return [(one.index, batched_replay.replay_alone(self.anatomy, run, one, keep)) for one in group]
 
     def runs_jointly(self, run: Run, cut: int) -> bool:
-        """Whether edit sets of the tokens from `cut` on can share a batch; tried once, on `run`."""
+        """Try, once and on `run`, whether edit sets of the tokens from `cut` on can share a batch."""
         if (cut > 0) not in self._joint:
             self._joint[cut > 0] = batched_replay.batching_is_exact(self.anatomy, run, cut)
             if not self._joint[cut > 0]:

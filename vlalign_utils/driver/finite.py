@@ -1,4 +1,4 @@
-"""Numbers that are none: which part of a model gives NaN or infinity first, and why."""
+"""Checks for NaN and infinity: the part of a model that gives them first, and why."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -40,7 +40,7 @@ def pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def other_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The same inputs with other images, always the same others: noise is added to every pixel.
+    """Replace the images of inputs by others, always the same: noise is added to every pixel.
 
     Columns of whole numbers may be row and column numbers that index a table: they are only made smaller.
     Zeros stay: a tile of nothing else is padding, which some models count.

@@ -1,4 +1,4 @@
-"""Images as given (files, phones, palettes, 16 bits) to images as models take them: upright, RGB, 8 bits."""
+"""Convert images of any mode (palette, alpha, 16 bits, EXIF rotation) to upright RGB of 8 bits."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -25,7 +25,7 @@ from vlalign_utils.driver.anatomy import (
 
 @dataclass(frozen=True)
 class AttentionRecord:
-    """What one attention module made and was allowed to see, for all tokens of a batch."""
+    """Keys, values and mask of one attention module, for all tokens of a batch."""
 
     key: Tensor  # [batch, heads, tokens, width of a head]
     value: Tensor
@@ -35,7 +35,7 @@ class AttentionRecord:
 
 @dataclass
 class KVCache:
-    """What every self-attention of a forward made, by module, with the weights of `made_by`."""
+    """Keys and values of every self-attention of a forward, by module, with the weights of `made_by`."""
 
     made_by: tuple[int, ...] = ()
     seen: dict[nn.Module, AttentionRecord] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class KVCache:
 
 @dataclass(frozen=True)
 class _RecordingCache:
-    """Stands where a cache would, and notes what passes."""
+    """Cache that records the keys and values it is given and returns them alone."""
 
     note: Any
 
@@ -81,13 +81,13 @@ class _RecordingCache:
 
 @dataclass(frozen=True)
 class PrefixKVCache:
-    """Stands where a cache would: recorded keys and values of the first `cut` tokens come before new ones."""
+    """Cache with recorded keys and values of the first `cut` tokens, which come before new ones."""
 
     seen: AttentionRecord
     cut: int
 
     def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """All keys and values, the recorded ones repeated for each of the rows."""
+        """All keys and values, the recorded ones repeated for each edit set."""
         return self._after(self.seen.key, key), self._after(self.seen.value, value)
 
     def _after(self, recorded: Tensor, new: Tensor) -> Tensor:
@@ -98,12 +98,12 @@ class PrefixKVCache:
 
 
 def weights_now(layers: nn.ModuleList) -> tuple[int, ...]:
-    """How often each weight of the layers has been changed in place: other numbers mean other weights."""
+    """Count how often each weight of the layers was changed in place: other counts mean other weights."""
     return tuple(parameter._version for parameter in layers.parameters())
 
 
 def visible(seen: AttentionRecord, tokens: int) -> Bool[Tensor, "batch tokens tokens"] | None:
-    """Which keys each query may see, in any head; None for a mask that is not over the tokens."""
+    """Keys that each query may see, in any head; None for a mask that is not over the tokens."""
     mask, device = seen.mask, seen.key.device
     if mask is None:
         every = torch.ones(1, tokens, tokens, dtype=torch.bool, device=device)
@@ -115,7 +115,7 @@ def visible(seen: AttentionRecord, tokens: int) -> Bool[Tensor, "batch tokens to
 
 
 def largest_cut(keys: KVCache, tokens: int, wanted: int, attended: Tensor | None) -> int:
-    """The largest number of tokens, at most `wanted`, none of which sees a later one in any layer.
+    """Largest number of tokens, at most `wanted`, none of which sees a later one in any layer.
 
     Queries that `attended` [batch, tokens] leaves out, padding, do not count: no token sees them. 0 where a
     mask does not say what is seen.

@@ -68,6 +68,6 @@ def check_items(
 
 
 def adds_special(processor: Any, turns: Sequence[Turn]) -> bool:
-    """Whether the tokenizer has to add the first special token: not when the template wrote it itself."""
+    """True where the tokenizer has to add the first special token: not when the template wrote it itself."""
     bos = getattr(processor, "tokenizer", processor).bos_token
     return not (bos and turns[0].text.startswith(bos))

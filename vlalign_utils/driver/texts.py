@@ -1,4 +1,4 @@
-"""Lists of texts as given: what cannot be one is refused before a letter is taken for a prompt."""
+"""Checks of lists of texts: a single text is refused before its letters are taken for prompts."""
 
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -25,7 +25,7 @@ def check_texts(texts: Iterable[Any], name: str, blank: bool = False) -> list[st
 
 
 def is_list(value: Any) -> bool:
-    """Whether a value holds others in an order, each of which is an item: a text or a mapping does not."""
+    """Check that a value holds others in an order, each of which is an item: a text or a mapping does not."""
     if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__len__"):
         return False
     return bool(getattr(value, "ndim", 1) > 0)  # an array of no dimension has no items

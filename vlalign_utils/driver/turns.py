@@ -108,7 +108,7 @@ class _Chat:
         return self._render(chats, answers is None)
 
     def behind_answer(self) -> str | None:
-        """What the template writes behind an answer; None when it knows no assistant's turn."""
+        """Text that the template writes behind an answer; None when it knows no assistant's turn."""
         for parts in (True, False):
             self._parts["assistant"] = parts
             text = self._try([self._user("?"), self._assistant(MARK)], False)
@@ -120,7 +120,7 @@ class _Chat:
         return self._try(chat, True) is not None
 
     def _try(self, chat: list[dict[str, Any]], prompted: bool) -> str | None:
-        """The text with MARK in it, None where the template does not take this form of contents."""
+        """Text with MARK in it, None where the template does not take this form of contents."""
         try:
             text = self._render([chat], prompted)[0]
         except (TemplateError, TypeError):  # e.g. a list added to a text, or a role it refuses
@@ -147,7 +147,7 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 
 def _joint(whole: str, before: str, answer: str, tail: str, end: str) -> Turn:
-    """The turn that a template wrote with its answer, if it begins as `generate` is given it."""
+    """Turn that a template wrote with its answer, if it begins as `generate` is given it."""
     body = whole.removesuffix(tail)
     said = answer if body.endswith(answer) else answer.strip()  # many templates trim contents
     if not whole.endswith(tail) or not body.endswith(said):
@@ -164,7 +164,7 @@ def _appended(before: str, answer: str, end: str) -> Turn:
 
 
 def _end(tail: str, tokenizer: Any, ends: Sequence[int]) -> str:
-    """What ends a turn: the tail up to the first token that does."""
+    """Text that ends a turn: the tail up to the first token that does."""
     own = [tokenizer.decode([i]) for i in ends]
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = [str(token) for token in added if token.special]
@@ -199,7 +199,7 @@ def _plain(
 
 
 def _image_token(processor: Any) -> str:
-    """What a processor's plain call expects in a text for its image: nothing where it inserts that itself."""
+    """Image token that a processor's plain call expects in a text: empty where it inserts that itself."""
     token = getattr(processor, "image_token", None)
     if token is None:
         return ""

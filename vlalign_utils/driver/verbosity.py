@@ -1,4 +1,4 @@
-"""Keep transformers from printing what changes from run to run, or what is no news."""
+"""Verbosity of transformers: no progress bars outside a terminal, no messages from dry runs."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from transformers.utils import logging as verbosity
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """No bar with changing times outside a terminal."""
+    """Hide progress bars, which hold times, outside a terminal."""
     hide_bar = verbosity.is_progress_bar_enabled() and not sys.stderr.isatty()
     if hide_bar:
         verbosity.disable_progress_bar()
@@ -22,7 +22,7 @@ def without_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """No report and no bar at all, for a loading that only looks whether another would succeed."""
+    """Hide messages and progress bars, for a dry run of loading."""
     level, bar = verbosity.get_verbosity(), verbosity.is_progress_bar_enabled()
     verbosity.set_verbosity_error()
     verbosity.disable_progress_bar()

@@ -48,7 +48,7 @@ class VLM(Driver):
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer, or the processor itself where it is one."""
+        """Tokenizer of the processor, or the processor itself where it is one."""
         return getattr(self.processor, "tokenizer", self.processor)
 
     def prepare(

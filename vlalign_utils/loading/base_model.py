@@ -1,4 +1,4 @@
-"""Which base language model a vision-language model is paired with, checked before either is loaded."""
+"""Find the base language model of a vision-language model and check it before either is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Replacement:
 def check_pair(
     checkpoint: Checkpoint, base: str | Path | None, base_revision: str | None, quantization: str | None
 ) -> bool:
-    """Whether the base language model's weights are to be put in; ValueError for what cannot go together."""
+    """True where the base language model's weights are asked for; ValueError for what cannot be combined."""
     wanted = checkpoint.stage == "base" and not checkpoint.in_chain
     if (base is not None or base_revision is not None) and not wanted:
         why = "it is a chain with a base of its own" if checkpoint.in_chain else 'it goes with stage="base"'
@@ -71,7 +71,7 @@ def find_base(
     base_revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Replacement:
-    """The base language model given or recorded in the configuration, matched to a model without weights.
+    """Find the base language model, given or recorded in the configuration, and match it to an empty model.
 
     Raises ValueError when there is none, when it cannot be found or read, or when it does not fit.
     """

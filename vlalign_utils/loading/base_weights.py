@@ -1,4 +1,4 @@
-"""The base language model of a pair: its weights put into the decoder of a vision-language model.
+"""Write the weights of a base language model into the decoder of a vision-language model.
 
 Weights are matched by name: whatever stands before `layers.0...` in the base's own names is found from
 the names themselves, so a language model and the text part of another vision-language model both do.
@@ -101,7 +101,7 @@ def _add_outside(
     pairs: dict[str, str],
     headers: Mapping[str, Header],
 ) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
-    """The same with a module that may stand outside the stack, such as the head, found by its own name."""
+    """Add a module that may stand outside the stack, such as the head, found by its own name."""
     name = _name_of(model, module)
     own, pairs = dict(own), dict(pairs)
     for parameter, weight in module.named_parameters():
@@ -115,7 +115,7 @@ def _add_outside(
 
 
 def _prefix(own: Mapping[str, nn.Parameter], headers: Mapping[str, Header]) -> str:
-    """What the base's names have before those of the decoder: most names agree, and most shapes."""
+    """Prefix of the base's names before those of the decoder: most names agree, and most shapes."""
     votes: Counter[str] = Counter()
     for name, header in headers.items():
         parts = name.split(".")

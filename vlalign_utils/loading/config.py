@@ -51,5 +51,5 @@ def stored_dtype(config: Any) -> torch.dtype:
 
 
 def stored_quantised(config: Any) -> bool:
-    """Whether the checkpoint's weights are stored as quantised codes."""
+    """True where the checkpoint's weights are stored as quantised codes."""
     return getattr(config, "quantization_config", None) is not None

@@ -1,4 +1,4 @@
-"""Load a checkpoint without its weights: what would be missing is found on the headers alone."""
+"""Load a checkpoint without its weights, to find missing and mismatched ones on the headers alone."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -21,7 +21,7 @@ def load_without_weights(
     attention: str | None = None,
     trust_remote_code: bool = False,
 ) -> nn.Module:
-    """The model on the meta device, after transformers' own loading of tensors that have no storage.
+    """Build the model on the meta device, after transformers' own loading of tensors that have no storage.
 
     Raises ValueError when weights are missing, have another shape, or belong to decoder layers that the
     configuration does not have, and when the model has no such attention.

@@ -176,7 +176,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _allocate(folder: Path, config: Any, trust_remote_code: bool, arguments: dict[str, Any]) -> Any:
-    """The model with its weights, where the arguments put it."""
+    """Load the model with its weights, where the arguments place it."""
     if arguments["attn_implementation"] is None:
         config._attn_implementation = None  # not what the machine it was trained on had
     if "device_map" not in arguments:

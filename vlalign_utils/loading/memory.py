@@ -1,4 +1,4 @@
-"""How much memory a model's weights take and how much there is, before any of it is allocated."""
+"""Memory that a model's weights take and that is free, before any of it is allocated."""
 
 from pathlib import Path
 from typing import Any

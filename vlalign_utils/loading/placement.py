@@ -17,7 +17,7 @@ DeviceMap = str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Placement:
-    """Checked answers to: on which device, in which precision, with which attention."""
+    """Device, precision, attention and quantisation to load with, checked."""
 
     device: torch.device
     device_map: DeviceMap | None
@@ -126,7 +126,7 @@ def _device(name: str | torch.device) -> torch.device:
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype | None:
-    """The precision asked for, None for auto."""
+    """Precision asked for, None for auto."""
     if name == "auto":
         return None
     dtype = DTYPES.get(name) if isinstance(name, str) else name

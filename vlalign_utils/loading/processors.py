@@ -1,4 +1,4 @@
-"""The processor that a checkpoint comes with."""
+"""Load the processor that a checkpoint comes with."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Read what safetensors files hold, names, shapes and precisions, without reading a weight."""
+"""Read names, shapes and precisions of safetensors files without reading a weight."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ class Header:
 
     @property
     def is_real(self) -> bool:
-        """Whether the tensor holds plain real numbers, not quantised codes."""
+        """True where the tensor holds plain real numbers, not quantised codes."""
         return self.dtype in ("F64", "F32", "F16", "BF16")
 
     def on_meta(self) -> Tensor:
@@ -114,7 +114,7 @@ def _in_file(path: Path) -> SafetensorsFileMetadata:
 
 
 def _fits(offsets: tuple[int, int], dtype: str, shape: list[int]) -> bool:
-    """Whether a tensor's place in the file is as long as its shape and precision, if known, ask."""
+    """Check that a tensor's bytes in the file are as many as its shape and precision, if known, take."""
     start, end = offsets
     return 0 <= start <= end and (dtype not in _TYPES or end - start == prod(shape) * _TYPES[dtype].itemsize)
 

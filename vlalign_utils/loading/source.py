@@ -1,11 +1,11 @@
-"""What a loaded model came from: enough to load the same again, or to notice that it changed."""
+"""Source of a loaded model: enough to load it again, or to notice that it changed."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """The base language model whose weights stand in a vision-language model."""
+    """Base language model whose weights a vision-language model has."""
 
     name: str
     revision: str | None

@@ -1,4 +1,4 @@
-"""The two operators that torchvision's Python code asks for, declared where its compiled part does not load.
+"""Declare the two operators that torchvision's Python code needs where its compiled part does not load.
 
 PyPI's torchvision is built for CUDA. Beside a torch built for the CPU its library does not load, and every
 import of it, and so of half of transformers and peft, ends in `operator torchvision::nms does not exist`.
