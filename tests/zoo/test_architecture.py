@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from vlalign_utils import VLM, load_vlm
 from vlalign_utils.data.tokenizer import build_tokenizer
@@ -46,9 +46,9 @@ class Saved:
         self.family, self.folder, self.recipe = family, folder, recipe_of(family)
         tokenizer = build_tokenizer_for(self.recipe)
         self.vocabulary = len(tokenizer)
-        processor = build_processor(self.recipe, tokenizer)
+        self.processor: Any = build_processor(self.recipe, tokenizer)
         self.model = build_model(self.recipe, tokenizer, seed=0)
-        save(self.model, processor, folder)
+        save(self.model, self.processor, folder)
         self.vlm: VLM = load_vlm(folder, device="cpu")
 
     def inputs(self) -> dict[str, Any]:
@@ -92,6 +92,18 @@ def test_transformers_loads_it_whole(saved: Saved) -> None:
     assert {weight.dtype for weight in load_file(saved.folder / "model.safetensors").values()} == {
         torch.float16
     }
+
+
+def test_the_processor_comes_back_with_all_its_parts(saved: Saved) -> None:
+    found: Any = AutoProcessor.from_pretrained(saved.folder)
+    parts = saved.processor.get_attributes()
+    assert ("video_processor" in parts) == (saved.family == "qwen3vl")
+    for name in parts:
+        assert type(getattr(found, name)) is type(getattr(saved.processor, name))
+    given = {"text": [f"{saved.recipe.image_text} red"], "images": [[noise(0)]], "return_tensors": "pt"}
+    expected, inputs = saved.processor(**given), found(**given)
+    assert set(inputs) == set(expected)
+    assert all(torch.equal(inputs[name], value) for name, value in expected.items())
 
 
 def test_the_tokenizer_decides_ids(saved: Saved) -> None:
