@@ -22,6 +22,7 @@ from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import answer_loss, finetune, train_loop
 from vlalign_utils.tuning.batch_order import step_batches
 from vlalign_utils.tuning.finetune import Budget, Training, tune
+from vlalign_utils.tuning.optimisers import OPTIMISERS
 from vlalign_utils.tuning.strategies import Strategy, strategies
 from vlalign_utils.tuning.trainable import checkpointed
 from vlalign_utils.tuning.training_state import load_state
@@ -214,7 +215,7 @@ def gradients(vlm: VLM, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict
             own = [p for group in self.param_groups for p in group["params"]]
             seen.update({names[id(p)]: p.grad.clone() for p in own if p.grad is not None})
 
-    monkeypatch.setattr(finetune, "_adamw", lambda trained, schedule: [Look(trained.values(), 0.1)])
+    monkeypatch.setitem(OPTIMISERS, "adamw", lambda trained, schedule: [Look(trained.values(), 0.1)])
     monkeypatch.setattr(train_loop.Schedule.model_fields["clip"], "default", 1e9)
     tuned(vlm, **options)
     assert seen

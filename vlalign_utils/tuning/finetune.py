@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from accelerate import Accelerator
@@ -21,12 +21,11 @@ from vlalign_utils.tuning.accelerators import Precision, accelerator_for
 from vlalign_utils.tuning.answer_loss import Answers, inputs_of, kept_for_backward
 from vlalign_utils.tuning.batch_order import step_batches
 from vlalign_utils.tuning.lora import adapted
+from vlalign_utils.tuning.optimisers import OPTIMISERS, Optimiser
 from vlalign_utils.tuning.prefix_cache import Prefixes, data_key
 from vlalign_utils.tuning.strategies import Strategy, trained
 from vlalign_utils.tuning.train_loop import DivergedError, Schedule, fit
 from vlalign_utils.tuning.trainable import checkpointed, in_float32, trainable
-
-Optimiser = Literal["adamw", "adamw8bit"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def tune(
         stopped = ""
         rows = budget.accumulate * len(opening[0].rows)
         schedule = Schedule(steps=budget.steps, batch_size=rows, lr=budget.lr, warmup=0.1, weight_decay=0)
-        make = _adamw if budget.optimiser == "adamw" else _adamw8bit
+        make = OPTIMISERS[budget.optimiser]
         try:
             with checkpointed(recomputed):
                 label, bar = f"{strategy.name}, seed {budget.seed}", sys.stderr.isatty()
@@ -215,17 +214,3 @@ def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Param
         return
     with adapted(vlm, strategy.layers, strategy.rank, seed) as new:
         yield new
-
-
-def _adamw(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    return [
-        torch.optim.AdamW(
-            trained.values(), schedule.lr, betas=(0.9, 0.95), weight_decay=schedule.weight_decay, fused=True
-        )
-    ]
-
-
-def _adamw8bit(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    from bitsandbytes.optim import AdamW8bit
-
-    return [AdamW8bit(trained.values(), schedule.lr, betas=(0.9, 0.95), weight_decay=schedule.weight_decay)]

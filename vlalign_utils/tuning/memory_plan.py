@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -20,9 +20,9 @@ from vlalign_utils.loading.config import read_config
 from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
 from vlalign_utils.tuning.activation_memory import footprint
+from vlalign_utils.tuning.optimisers import Optimiser
 from vlalign_utils.tuning.strategies import Strategy, connector, trained
 
-Optimiser = Literal["adamw", "adamw8bit"]
 # Share left free for what no count of tensors shows: gaps in the allocator, workspaces, the driver itself.
 RESERVE = 0.1
 # Of bitsandbytes' 8-bit AdamW: two codes and, per block, two float32 scales; small tensors stay in float32.
