@@ -1,14 +1,11 @@
 """Placeholders that hold no pixels: learned row ends belong to the image, but show nothing of it."""
 
-import pytest
 import torch
 import transformers
 from tiny_models import IMAGE, TEXT, VISION, image_noise, randomise, tokens
 
 from vlalign_utils import VLM
 from vlalign_utils.inference.states import capture, token_masks
-from vlalign_utils.interventions import object_ablation
-from vlalign_utils.interventions.image_grid import NoGridError
 
 
 def onevision() -> tuple[VLM, dict[str, torch.Tensor]]:
@@ -42,11 +39,3 @@ def test_the_last_image_token_depends_on_the_pixels() -> None:
     entering = capture(vlm, inputs, ["last_image"])["last_image"][0]
     assert torch.equal(entering, run.resid[0][:, 12])
     assert not torch.equal(entering[0], entering[1])
-
-
-def test_tiled_images_leave_the_object_ablation_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    vlm, inputs = onevision()
-    vlm.capabilities(inputs)
-    monkeypatch.setattr(vlm, "prepare", lambda prompts, images: {k: v[:1] for k, v in inputs.items()})
-    with pytest.raises(NoGridError, match="makes 8 tokens of a picture: they are no square grid"):
-        object_ablation.object_ablation(vlm, [])

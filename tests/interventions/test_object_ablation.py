@@ -23,6 +23,7 @@ from vlalign_utils.zoo.architecture import build_model, build_processor, build_t
 from vlalign_utils.zoo.recipe import read_recipe
 
 GRID = 6
+SQUARE = np.arange(GRID**2).reshape(GRID, GRID)
 
 
 @cache
@@ -57,32 +58,34 @@ def naive_buffer(cells: set[int]) -> set[int]:
 def test_cells_are_those_of_a_loop_over_pixels() -> None:
     for pair in minimal_pairs(8):
         pixels = coverage(pair.scene)[pair.thing]
-        shown = image_grid.cells_showing(pixels >= 0.5, GRID)
+        shown = image_grid.tokens_showing(pixels >= 0.5, [SQUARE])
         assert set(shown.nonzero()[0]) == naive_cells(pixels)
-        assert set(image_grid.with_neighbours(shown).nonzero()[0]) == naive_buffer(naive_cells(pixels))
+        near = image_grid.with_neighbours(shown, [SQUARE])
+        assert set(near.nonzero()[0]) == naive_buffer(naive_cells(pixels))
 
 
 @pytest.mark.parametrize("chain", ["llava", "qwen3vl", "idefics3"])
 def test_the_grid_is_found_by_trying(chain: str) -> None:
-    assert image_grid.image_grid(untrained(chain), 48) == GRID
+    (grid,) = image_grid.image_grids(untrained(chain), 48)
+    assert np.array_equal(grid, SQUARE)
 
 
 def test_tokens_that_are_no_grid_are_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = image_grid._entering
     turned = torch.arange(GRID**2).reshape(GRID, GRID).T.flatten()  # columns first
-    monkeypatch.setattr(
-        image_grid, "_entering", lambda vlm, pictures: [t[turned] for t in whole(vlm, pictures)]
-    )
-    with pytest.raises(ValueError, match=r"as a grid of 6 x 6, row by row: only \d+% of the cells"):
-        image_grid.image_grid(vlm, 48)
-    monkeypatch.setattr(image_grid, "_entering", lambda vlm, pictures: [t[1:] for t in whole(vlm, pictures)])
-    with pytest.raises(ValueError, match="makes 35 tokens of a picture: they are no square grid"):
-        image_grid.image_grid(vlm, 48)
+    monkeypatch.setattr(image_grid, "_entering", lambda vlm, images: [t[turned] for t in whole(vlm, images)])
+    with pytest.raises(
+        ValueError, match=r"as a square grid, row by row, or as tiles of one: only \d+% of the cells"
+    ):
+        image_grid.image_grids(vlm, 48)
+    monkeypatch.setattr(image_grid, "_entering", lambda vlm, images: [t[1:] for t in whole(vlm, images)])
+    with pytest.raises(ValueError, match="makes 35 tokens of an image: they are no square grid"):
+        image_grid.image_grids(vlm, 48)
 
 
 def test_a_picture_without_positions_has_no_grid() -> None:
     with pytest.raises(ValueError, match="does not allow image_positions"):
-        image_grid.image_grid(untrained("mllama"), 48)
+        image_grid.image_grids(untrained("mllama"), 48)
 
 
 def test_controls_are_as_large_and_show_nothing_of_the_thing() -> None:
@@ -92,7 +95,7 @@ def test_controls_are_as_large_and_show_nothing_of_the_thing() -> None:
     entering = torch.randn(2, 40, 5, generator=torch.Generator().manual_seed(0))
     entering[0, 2 + 7] = 100.0  # of the thing itself, and padding: neither is a control
     entering[:, 0] = 100.0
-    found = object_ablation.ablated(image, shown, entering, [4, 9])
+    found = object_ablation.ablated(image, shown, [SQUARE], entering, [4, 9])
     assert list(found) == list(ABLATED)
     assert [m.nonzero().flatten().tolist() for m in found[OBJECT]] == [[9, 10], [2, 3, 8]]
     for row, cells in enumerate(shown):

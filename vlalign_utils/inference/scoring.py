@@ -116,7 +116,19 @@ def _read(
 def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
     """Score the model on items, each by its own metric, in their order.
 
+    Args:
+        vlm: a model with its processor.
+        items: of one or more suites.
+        batch_size: items in one forward; one where padding would move an item's tokens.
+
+    Returns `Scores` [items]: how right the model is, and the probability of the right answer.
+
     Raises ValueError, naming the first part of the model at fault, when it gives NaN or infinity.
+
+    >>> from vlalign_utils import evaluate, load_suite, load_vlm
+    >>> scores = evaluate(load_vlm("zoo/llava"), load_suite("attributes", 4))
+    >>> scores.correct.shape, bool((scores.prob <= 1).all())
+    ((4,), True)
     """
     correct, prob = np.zeros(len(items)), np.zeros(len(items))
     by_metric = {"answer": _answered, "choice": _chosen, "caption": _described}

@@ -63,14 +63,30 @@ def capture(
     rows: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Pooled states [layers, batch, d] of one batch of model inputs, by one forward that keeps nothing else.
+    """Pool the states of one batch of model inputs, by one forward that keeps nothing else.
 
     Layer k is what enters decoder layer k; the last is what leaves the last layer, before the final norm.
-    Pooling is "mean", "last" (the group's last token), "max" or "none", which gives a list with the states
-    [layers, tokens, d] of each item; a mapping gives each group its own. A group is a name, `Random`, a
-    function of `Tokens` or a boolean mask [batch, tokens]. `answer` are the positions of appended answers;
-    `rows` numbers the items, for messages and for random groups. Raises TypeError or ValueError, before the
-    model runs, for what does not fit.
+
+    Args:
+        vlm: the model.
+        inputs: model inputs, as `vlm.prepare` makes them.
+        groups: names in `GROUPS`, `Random` groups, or a mapping from names to those, to functions of
+            `Tokens` and to boolean masks [batch, tokens].
+        pooling: "mean", "last" (the group's last token), "max" or "none"; a mapping gives each group its own.
+        answer: positions of appended answers, [batch, tokens].
+        rows: numbers of the items, for messages and for random groups.
+        dtype: of the states.
+
+    Returns for each group the states [layers, batch, d] on the CPU; with pooling "none" a list with those
+    [layers, tokens, d] of each item.
+
+    Raises TypeError or ValueError, before the model runs, for what does not fit.
+
+    >>> from vlalign_utils import capture, load_suite, load_vlm
+    >>> vlm, item = load_vlm("zoo/llava"), load_suite("attributes", 1)[0]
+    >>> states = capture(vlm, vlm.prepare([item.prompt], [item.image]), ["image", "last"])
+    >>> states["image"].shape == (vlm.n_layers + 1, 1, vlm.d_model)
+    True
     """
     found = named(groups)
     how = check_pooling(pooling, found)
@@ -108,13 +124,33 @@ def collect(
     dtype: torch.dtype = torch.float32,
     store: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Pooled states [layers, items, d] of every item, on the CPU; there is one layer more than the model has.
+    """Pool the states of every item; items run in batches of like length and come back in their order.
 
-    Groups, pooling and what a layer means are as in `capture`. Items run in batches of like length, smaller
-    ones once memory runs out, and come back in their order. With `answers` each is appended to its prompt.
-    `store` is a folder: every finished batch is kept there, an interrupted call goes on where it stopped, a
-    repeated one only reads, and nothing but one batch is held in memory. Raises TypeError or ValueError,
-    before the model runs, for what does not fit together; MemoryError when a batch of one does not fit.
+    Batches get smaller once memory runs out, and hold one item where padding would move an item's tokens.
+
+    Args:
+        vlm: a model with its processor.
+        prompts: one text for each item.
+        images: one image or None for each item, or None for text alone.
+        groups: as in `capture`, without masks.
+        batch_size: items in one forward.
+        label: of the progress bar.
+        answers: text that is appended to each prompt as the answer.
+        pooling: as in `capture`.
+        dtype: of the states.
+        store: folder in which every finished batch is kept: an interrupted call goes on where it stopped, a
+            repeated one only reads, and no more than one batch is held in memory.
+
+    Returns for each group the states [layers, items, d] on the CPU, with one layer more than the model has.
+
+    Raises TypeError or ValueError, before the model runs, for what does not fit together; MemoryError when a
+    batch of one does not fit.
+
+    >>> from vlalign_utils import collect, load_suite, load_vlm
+    >>> vlm, items = load_vlm("zoo/llava"), load_suite("attributes", 3)
+    >>> states = collect(vlm, [i.prompt for i in items], [i.image for i in items], ["image"])
+    >>> states["image"].shape == (vlm.n_layers + 1, 3, vlm.d_model)
+    True
     """
     found = named(groups)
     how = check_pooling(pooling, found)

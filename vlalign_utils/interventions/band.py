@@ -91,13 +91,28 @@ def find_band(
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Proposal:
-    """The shortest band that holds `share` of the mean importance that is positive.
+    """Find the shortest band that holds `share` of the mean importance that is positive.
 
     Of several it is the one that holds the most, then the lowest; resamples choose among equals at random.
-    Points are layers, or `windows` (first, last), inclusive, whose importance each layer takes the mean of.
-    With `alignment`, of these or other items, a layer counts by the mean of its shares of both: of
-    importance, and of alignment above the line between its two ends. Raises ValueError for shapes that do
-    not fit, a share outside (0, 1], and when nothing is positive.
+
+    Args:
+        importance: of each point for each item, [items, points]; points are layers, or `windows`.
+        alignment: of what enters each layer, [items, layers], of these or other items. A layer then counts by
+            the mean of its shares of both: of importance, and of alignment above the line between its ends.
+        windows: (first, last) layers, inclusive, of each point; a layer takes the mean of those that hold it.
+        share: of the importance that the band must hold, in (0, 1].
+        seed: of the resamples.
+        resamples: of the items, for the interval of each end.
+        level: of the intervals.
+
+    Returns a `Proposal`: the band [start, stop), what it holds, and its intervals.
+
+    Raises ValueError for shapes that do not fit, a share outside (0, 1], and when nothing is positive.
+
+    >>> import numpy as np
+    >>> from vlalign_utils import find_band
+    >>> find_band(np.tile([0.0, 0.1, 0.6, 0.5, 0.0, 0.0], (8, 1)), share=0.9).band
+    (2, 4)
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share:g}, expected more than 0 and at most 1")

@@ -19,7 +19,7 @@ from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.scoring import Batch, evaluation_batches
-from vlalign_utils.interventions.image_grid import cells_showing, image_grid, with_neighbours
+from vlalign_utils.interventions.image_grid import Grid, image_grids, tokens_showing, with_neighbours
 from vlalign_utils.interventions.patching import minimal_items
 from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, replayed
 
@@ -41,21 +41,21 @@ def object_ablation(
     with all neighbouring tokens, and as many random ones. Means are over all the pairs' scenes. The sweep
     has one window, of the slots that are patched: 0, and where the model adds to the image tokens between
     its first layers (DeepStack) also those up to where it no longer does, each with the mean there.
-    Raises NoGridError where image tokens form no square grid, and ValueError where the stream is never all
+    Raises NoGridError where image tokens form no square grids, and ValueError where the stream is never all
     there is.
     """
     whole = vlm.capabilities().whole_from
     if whole > vlm.n_layers:
         vlm.capabilities().require("whole_state")
-    grid = image_grid(vlm, SIDE)
+    grids = image_grids(vlm, SIDE)
     items, _ = minimal_items(pairs)
     means = mean_image_states(vlm, items, whole, batch_size)
     rows = answered(vlm, items, batch_size=batch_size)
-    shown = [cells_showing(coverage(pairs[r].scene)[pairs[r].thing] >= VISIBLE, grid) for r in rows]
+    shown = [tokens_showing(coverage(pairs[r].scene)[pairs[r].thing] >= VISIBLE, grids) for r in rows]
 
     def edits(run: Run, batch: Batch) -> Edits:
         image = _showing(vlm, run)
-        chosen = ablated(image, [shown[r] for r in batch.rows], run.resid[0], batch.rows, seed)
+        chosen = ablated(image, [shown[r] for r in batch.rows], grids, run.resid[0], batch.rows, seed)
         return {
             name: [[Patch(k, mask, mean) for k, mean in enumerate(means)]] for name, mask in chosen.items()
         }
@@ -66,17 +66,18 @@ def object_ablation(
 
 def ablated(
     image: Mask,
-    shown: Sequence[Bool[np.ndarray, "cells"]],
+    shown: Sequence[Bool[np.ndarray, "image_tokens"]],
+    grids: Sequence[Grid],
     entering: Float[Tensor, "batch tokens width"],
     rows: Sequence[int],
     seed: int = 0,
 ) -> dict[str, Mask]:
-    """The tokens of each group of ABLATED; `shown` are the cells that show the thing, item by item."""
+    """Select the tokens of each group of ABLATED; `shown` are the image tokens that show the thing, by item."""
     own, buffer = (
         torch.zeros_like(image).masked_scatter(
-            image, torch.from_numpy(np.concatenate(cells)).to(image.device)
+            image, torch.from_numpy(np.concatenate(tokens)).to(image.device)
         )
-        for cells in (shown, [with_neighbours(cells) for cells in shown])
+        for tokens in (shown, [with_neighbours(own, grids) for own in shown])
     )
     elsewhere = image & ~own
     norm = entering.float().norm(dim=-1).masked_fill(~elsewhere, -1.0)
