@@ -1,5 +1,6 @@
 """A vision-language model with its processor: inputs from texts and images, and what the model allows."""
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlalign_utils.driver.prompts import prepare
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.turns import end_ids
 
+LOG = logging.getLogger("vlalign")
 QUESTIONS = ("What is this?", "Is there a square or a circle in this picture, and where is it?")
 
 
@@ -45,6 +47,7 @@ class VLM(Driver):
         self.source: Any = None  # where the model came from, noted by load_vlm
         self._first_inputs: dict[str, Any] | None = None  # the first recorded inputs with an image
         self._capabilities: Capabilities | None = None
+        self._refused = False  # whether the processor refused the trial's images
 
     @property
     def tokenizer(self) -> Any:
@@ -126,6 +129,26 @@ class VLM(Driver):
                     "to find out what this model allows, give `inputs` with an image: it has no processor"
                 )
             self._capabilities = capability_trials.probe(self, inputs)
+        return self._capabilities
+
+    def own_capabilities(self) -> Capabilities | None:
+        """Capabilities by the model's own trial; None, logged once, where its processor refuses the trial.
+
+        A processor without images, or one that takes no such small ones, may still take the user's inputs.
+        Raises NotFiniteError where the model gives NaN or infinity.
+        """
+        if self._capabilities is not None:
+            return self._capabilities
+        if self._refused:
+            return None
+        try:
+            inputs = self.trial_inputs()
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as reason:
+            self._refused = True
+            name = self.source.name if self.source else type(self.model).__name__
+            LOG.warning("%s: not tried out, its processor refuses the trial: %s", name, reason)
+            return None
+        self._capabilities = self.capabilities(inputs)
         return self._capabilities
 
     def trial_inputs(self) -> dict[str, Tensor]:

@@ -44,7 +44,8 @@ def exact_batches(vlm: VLM, batches: list[list[int]]) -> list[list[int]]:
     given inputs that are already padded: its batches stay as they are.
     """
     joint = vlm.processor is not None and any(len(rows) > 1 for rows in batches)
-    if joint and vlm.capabilities().padding.works is False:
+    allowed = vlm.own_capabilities() if joint else None
+    if allowed is not None and allowed.padding.works is False:
         return [[row] for rows in batches for row in rows]
     return batches
 

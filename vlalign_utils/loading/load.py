@@ -140,13 +140,9 @@ def load_vlm(
 
 def _run_trials(vlm: VLM) -> None:
     """Run the capability trials on two small images; ValueError when replays are not exact."""
-    try:
-        inputs = vlm.trial_inputs()
-    # A processor that takes no such images may still take the user's own.
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as reason:
-        LOG.warning("%s: not tried out, its processor refuses the trial: %s", vlm.source.name, reason)
+    allowed = vlm.own_capabilities()
+    if allowed is None:
         return
-    allowed = vlm.capabilities(inputs)
     allowed.require("replay")
     for what, finding in allowed.findings().items():
         if not finding.works:
