@@ -48,7 +48,7 @@ def test_no_blind_rule_beats_chance(name, no_pictures):
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "text"])
 def test_a_twin_asks_the_same_of_the_caption(name):
     for item in load_suite(name, 10):
-        twin = item.twin()
+        twin = item.caption_version()
         assert twin.image is None
         assert twin.prompt == f"{item.caption} {item.prompt}"
         assert (twin.answer, twin.choices, twin.metric) == (item.answer, item.choices, item.metric)

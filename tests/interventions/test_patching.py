@@ -92,12 +92,12 @@ CAPTIONED = [
 
 @pytest.mark.usefixtures("all_solved")
 def test_states_of_captions_and_pictures_are_exchanged_as_plain_hooks_do(vlm: VLM) -> None:
-    found = caption_patching.twin_sweep(vlm, CAPTIONED, seed=1, batch_size=4)
+    found = caption_patching.caption_sweep(vlm, CAPTIONED, seed=1, batch_size=4)
     control = caption_patching._others(CAPTIONED, 1)
     assert all(CAPTIONED[a].answer != CAPTIONED[b].answer for a, b in enumerate(control))
-    sides = {"image": CAPTIONED, "caption": [item.twin() for item in CAPTIONED]}
+    sides = {"image": CAPTIONED, "caption": [item.caption_version() for item in CAPTIONED]}
     for name, (giver, receiver) in zip(
-        caption_patching.TWINS, (("caption", "image"), ("image", "caption")), strict=True
+        caption_patching.DIRECTIONS, (("caption", "image"), ("image", "caption")), strict=True
     ):
         items = sides[receiver]
         assert found[name].clean == pytest.approx(probs(vlm, items), rel=1e-4)
@@ -116,7 +116,7 @@ def test_states_of_captions_and_pictures_are_exchanged_as_plain_hooks_do(vlm: VL
 @pytest.mark.usefixtures("all_solved")
 def test_without_another_answer_there_is_no_control(vlm: VLM) -> None:
     with pytest.raises(ValueError, match="all items answered have the answer 'red'"):
-        caption_patching.twin_sweep(vlm, [CAPTIONED[0], CAPTIONED[3]])
+        caption_patching.caption_sweep(vlm, [CAPTIONED[0], CAPTIONED[3]])
 
 
 def test_later_states_put_back_are_those_of_plain_hooks(vlm: VLM) -> None:

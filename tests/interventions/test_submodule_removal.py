@@ -32,7 +32,7 @@ def test_sweep_equals_models_whose_last_projections_are_zero(vlm: VLM) -> None:
     projections = {"attention": ("self_attn.o_proj",), "MLP": ("mlp.down_proj",)}
     projections["both"] = projections["attention"] + projections["MLP"]
     assert list(projections) == list(PARTS)
-    sides = {"images": CAPTIONED, "captions": [item.twin() for item in CAPTIONED]}
+    sides = {"images": CAPTIONED, "captions": [item.caption_version() for item in CAPTIONED]}
     for side, items in sides.items():
         assert found[side].clean == pytest.approx(probs(vlm, items), rel=1e-4)
         for name, zeroed in projections.items():

@@ -82,7 +82,7 @@ def image_states(
     batch_size: int = 64,
     label: str = "image tokens",
 ) -> list[Float[Tensor, "layers _ d"]]:
-    """States of each picture's image tokens, when asked for a description. Raises ValueError without any."""
+    """States of each image's tokens, when asked for a description. Raises ValueError without any."""
     ask, pictures = [describe(language)] * len(pairs), [pair.image for pair in pairs]
     found = collect(vlm, ask, pictures, {"image": group}, batch_size, label, pooling="none")["image"]
     return list(found)

@@ -22,9 +22,9 @@ def pair_states(
     dtype: torch.dtype = torch.float32,
     store: str | Path | None = None,
 ) -> Pooled:
-    """States of each pair's picture ("image", "last_image") and of its caption ("text", "last").
+    """States of each pair's image ("image", "last_image") and of its caption ("text", "last").
 
-    The picture comes with the request to describe it, the caption alone: neither sees the other.
+    The image comes with the request to describe it, the caption alone: neither sees the other.
     """
     ask = [describe(language)] * len(pairs)
     pictures = [pair.image for pair in pairs]

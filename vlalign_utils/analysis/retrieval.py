@@ -1,4 +1,4 @@
-"""Are a picture and its caption near each other in one space? Cosines and retrieval across modalities.
+"""Are an image and its caption near each other in one space? Cosines and retrieval across modalities.
 
 Both sides are layers of the same width whose features were standardised by their own items (`prepare`): each
 modality is centred on itself, which takes the gap between the modalities away, and no feature outweighs the

@@ -14,7 +14,7 @@ from vlalign_utils.paths import WriteError, write_atomic
 LOG = logging.getLogger("vlalign")
 
 
-class Journal:
+class AppendLog:
     """JSON values in one file, in the order added; processes may add to the same one."""
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class Journal:
                     self.lines.append(_parsed(raw))
                     sound.append(raw)
                 except (ValueError, KeyError, TypeError):
-                    LOG.warning("%s, line %d is damaged: what it held is made again", path, number)
+                    LOG.warning("%s, line %d is damaged: what it held is computed again", path, number)
             if b"".join(sound) != path.read_bytes():
                 write_atomic(path, b"".join(sound))
 

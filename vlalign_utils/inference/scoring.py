@@ -43,7 +43,7 @@ class Batch:
 
 
 def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
-    """Items in batches of like length, with or without pictures, left padded and on the model's device."""
+    """Items in batches of like length, with or without images, left padded and on the model's device."""
     for rows in _like(items, batch_size):
         yield as_batch(vlm, items, rows)
 
@@ -55,20 +55,20 @@ def evaluation_batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) ->
 
 
 def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
-    """These rows of the items as one batch, in this order; all have a picture, or none."""
+    """These rows of the items as one batch, in this order; all have an image, or none."""
     chosen = [items[row] for row in rows]
-    prompts, pictures, answers = [i.prompt for i in chosen], _pictures(chosen), [i.answer for i in chosen]
-    inputs = vlm.prepare(prompts, pictures, answers)
-    mask = answer_mask(vlm, inputs, prompts, pictures, answers)
+    prompts, images, answers = [i.prompt for i in chosen], _images(chosen), [i.answer for i in chosen]
+    inputs = vlm.prepare(prompts, images, answers)
+    mask = answer_mask(vlm, inputs, prompts, images, answers)
     return Batch(list(rows), inputs, inputs["input_ids"].masked_fill(~mask, -1))
 
 
-def _pictures(items: Sequence[Item]) -> list[Image.Image] | None:
+def _images(items: Sequence[Item]) -> list[Image.Image] | None:
     return [item.image for item in items if item.image is not None] or None
 
 
 def _like(items: Sequence[Item], batch_size: int) -> list[list[int]]:
-    """Rows of items with pictures, then without, in batches of like length."""
+    """Rows of items with images, then without, in batches of like length."""
     blind = [item.image is None for item in items]
     lengths = [(blind[i], len(item.prompt) + len(item.answer)) for i, item in enumerate(items)]
     # The shortest first, as in the studies on record: their batches, and so their numbers, are in this order.
@@ -194,7 +194,7 @@ def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[
     longest = max(len(vlm.tokenizer(item.answer)["input_ids"]) for item in items)
     for rows in exact_batches(vlm, _like(items, batch_size)):
         chosen = [items[row] for row in rows]
-        inputs = vlm.prepare([item.prompt for item in chosen], _pictures(chosen))
+        inputs = vlm.prepare([item.prompt for item in chosen], _images(chosen))
         out = vlm.model.generate(
             **inputs,
             max_new_tokens=2 * longest,

@@ -166,7 +166,7 @@ def collect(
         return capture(vlm, inputs, found, how, answer, rows, dtype)
 
     lengths = [len(ids) for ids in vlm.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
-    # A larger picture may take more tokens: how many, only the processor knows.
+    # A larger image may take more tokens: how many, only the processor knows.
     areas = [0 if image is None else image.width * image.height for image in pictures]
     blind = [image is None for image in pictures]
     batches = length_sorted(list(zip(areas, lengths, strict=True)), batch_size, blind)

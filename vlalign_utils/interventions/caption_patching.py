@@ -1,4 +1,4 @@
-"""Residual patching between a picture and its caption: where are their states the same?"""
+"""Residual patching between an image and its caption: where are their states the same?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,27 +15,27 @@ from vlalign_utils.inference.scoring import Batch, as_batch
 from vlalign_utils.interventions.patching import slots
 from vlalign_utils.interventions.sweep import Edits, Sweep, answered, last_positions, replayed
 
-TWINS = ("caption into image", "image into caption")
+DIRECTIONS = ("caption into image", "image into caption")
 
 
-def twin_sweep(
+def caption_sweep(
     vlm: VLM, items: Sequence[Item], seed: int = 0, batch_size: int = 64, label: str = "batches"
 ) -> dict[str, Sweep]:
-    """Put the state that answers about a caption where its picture is asked about, and back.
+    """Put the state that answers about a caption where its image is asked about, and back.
 
-    On the items answered correctly both ways. Pictures and captions take different numbers of positions, so
+    On the items answered correctly both ways. Images and captions take different numbers of positions, so
     only `last` is patched: the prompt's last token and the answer's own, which are the same in both. Each
-    direction, named as in TWINS, is a sweep of "own", the item's own twin, and "another", the control: the
-    same answer read with the state of another item, whose own answer is different. Where "own" loses
+    direction, named as in DIRECTIONS, is a sweep of "own", the item's own caption version, and "another", the
+    control: the same answer read with the state of another item with a different answer. Where "own" loses
     nothing and "another" does, the states are interchangeable. Raises ValueError when all items have the
     same answer.
     """
-    twins = [item.twin() for item in items]
-    rows = answered(vlm, items, twins, batch_size=batch_size)
-    pictures, captions = ([version[row] for row in rows] for version in (items, twins))
-    control = _others(pictures, seed)
+    captioned = [item.caption_version() for item in items]
+    rows = answered(vlm, items, captioned, batch_size=batch_size)
+    images, captions = ([version[row] for row in rows] for version in (items, captioned))
+    control = _others(images, seed)
     found = {}
-    for name, receivers, givers in zip(TWINS, (pictures, captions), (captions, pictures), strict=True):
+    for name, receivers, givers in zip(DIRECTIONS, (images, captions), (captions, images), strict=True):
         sources = {
             kind: [replace(givers[g], answer=receivers[i].answer) for i, g in enumerate(chosen)]
             for kind, chosen in (("own", range(len(rows))), ("another", control))
@@ -69,7 +69,7 @@ def _last_patches(vlm: VLM, sources: Mapping[str, Sequence[Item]]) -> Callable[[
             other = vlm.record(**inputs)
             there = last_positions(vlm, other, given)
             if not torch.equal(at.sum(-1), there.sum(-1)):
-                raise ValueError("an answer takes other tokens after a caption than after a picture")
+                raise ValueError("an answer takes other tokens after a caption than after an image")
             # One row per masked token, item by item: in the same order on both sides.
             found[name] = [
                 [Patch(k, at, tokens_first(other.resid[k], other.grid)[there])] for k, _ in slots(vlm)

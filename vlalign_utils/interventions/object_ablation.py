@@ -72,7 +72,7 @@ def ablated(
     rows: Sequence[int],
     seed: int = 0,
 ) -> dict[str, Mask]:
-    """Select the tokens of each group of ABLATED; `shown` are the image tokens that show the thing, by item."""
+    """Select the tokens of each group of ABLATED; `shown` are, by item, the tokens that show the thing."""
     own, buffer = (
         torch.zeros_like(image).masked_scatter(
             image, torch.from_numpy(np.concatenate(tokens)).to(image.device)

@@ -46,14 +46,14 @@ def patch_sweep(
     batch_size: int = 64,
     label: str = "batches",
 ) -> Sweep:
-    """Put the residual stream of another picture into each layer, at one group of positions at a time.
+    """Put the residual stream of another image into each layer, at one group of positions at a time.
 
     On the items answered correctly. `donors[i]` is asked item i's question; `where` names fields of
     Positions. Windows are single layers, and the last one what leaves the last layer. Raises ValueError when
-    the donors are not one for each item, or take other numbers of tokens than the items' own pictures.
+    the donors are not one for each item, or take other numbers of tokens than the items' own images.
     """
     if len(donors) != len(items):
-        raise ValueError(f"{len(items)} items but {len(donors)} donors: give one picture for each item")
+        raise ValueError(f"{len(items)} items but {len(donors)} donors: give one image for each item")
     _check_where(where)
     rows = answered(vlm, items, batch_size=batch_size)
     others = [replace(items[row], image=donors[row]) for row in rows]
@@ -70,12 +70,12 @@ def _check_where(where: Sequence[str]) -> None:
 def _patches(
     vlm: VLM, others: Sequence[Item], where: Sequence[str], seed: int
 ) -> Callable[[Run, Batch], Edits]:
-    """Patches from the same items with other pictures."""
+    """Patches from the same items with other images."""
 
     def edits(run: Run, batch: Batch) -> Edits:
         inputs: dict[str, Any] = as_batch(vlm, others, batch.rows).inputs
         if not torch.equal(inputs["input_ids"], run.inputs["input_ids"]):
-            raise ValueError("a donor takes other positions than its item's picture: give one of equal size")
+            raise ValueError("a donor takes other positions than its item's image: give one of equal size")
         other, at = vlm.record(**inputs), positions(vlm, run, batch, seed)
         return {
             name: [[Patch(k, getattr(at, name), other.resid[k])] for k, _ in slots(vlm)] for name in where
@@ -85,7 +85,7 @@ def _patches(
 
 
 def minimal_items(pairs: Sequence[MinimalPair]) -> tuple[list[Item], list[Item]]:
-    """Items of minimal pairs and, as donors, the same questions about the other pictures."""
+    """Items of minimal pairs and, as donors, the same questions about the other images."""
     kind = KINDS["scenes"]
     return (
         [item_of(kind, pair.scene, pair.question) for pair in pairs],
@@ -95,7 +95,7 @@ def minimal_items(pairs: Sequence[MinimalPair]) -> tuple[list[Item], list[Item]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a patch takes from the answer to an item's picture and gives to the answer to its donor's.
+    """What a patch takes from the answer to an item's image and gives to the answer to its donor's.
 
     Both sweeps are over the same items, `rows` of those given: `own` reads the item's own answer, `other`
     the donor's, each with its own tokens given.
@@ -115,9 +115,9 @@ def exchange_sweep(
     batch_size: int = 64,
     label: str = "batches",
 ) -> Exchange:
-    """`patch_sweep` from donors that are the same questions about other pictures, with other answers.
+    """`patch_sweep` from donors that are the same questions about other images, with other answers.
 
-    On the items of which both pictures are answered correctly. The donor's answer, which may have another
+    On the items of which both images are answered correctly. The donor's answer, which may have another
     number of tokens, is read from a second run: the item with that answer in place of its own, patched from
     the donor with the same. `own.drop` is the loss, `other.gain` the gain. Raises ValueError as
     `patch_sweep` does, and when a donor asks something else or has the item's answer.
@@ -128,7 +128,7 @@ def exchange_sweep(
         if item.prompt != donor.prompt or item.answer == donor.answer:
             raise ValueError(
                 f"the donor of {item.prompt!r} ({item.answer}) asks {donor.prompt!r} ({donor.answer}): "
-                "give the same question about a picture with another answer"
+                "give the same question about an image with another answer"
             )
     _check_where(where)
     rows = answered(vlm, items, donors, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Remove attention or MLP submodules of a window of layers: do pictures suffer more than text?
+"""Remove attention or MLP submodules of a window of layers: do images suffer more than text?
 
 A removed submodule adds nothing to the residual stream. Source: SubFit 2606.02559, without its fitted bypass.
 """
@@ -71,7 +71,7 @@ SIDES = ("images", "captions")
 def compression_sweep(
     vlm: VLM, items: Sequence[Item], width: int, batch_size: int = 64, label: str = "windows"
 ) -> dict[str, Sweep]:
-    """Remove each of PARTS from each window of `width` layers, asked about pictures and captions.
+    """Remove each of PARTS from each window of `width` layers, asked about images and captions.
 
     On the items answered correctly both ways, in one order: the two sweeps, named as in SIDES, are paired.
     Raises ValueError as `submodules` does, and when no item is answered both ways.
@@ -79,9 +79,11 @@ def compression_sweep(
     spans = windows(vlm.n_layers, width)
     for layer in vlm.layers:
         submodules(layer)
-    twins = [item.twin() for item in items]
-    rows = answered(vlm, items, twins, batch_size=batch_size)
-    versions = dict(zip(SIDES, ([version[row] for row in rows] for version in (items, twins)), strict=True))
+    captioned = [item.caption_version() for item in items]
+    rows = answered(vlm, items, captioned, batch_size=batch_size)
+    versions = dict(
+        zip(SIDES, ([version[row] for row in rows] for version in (items, captioned)), strict=True)
+    )
     shape = len(rows), len(spans)
     clean = {side: evaluate(vlm, kept, batch_size) for side, kept in versions.items()}
     prob = {side: {name: np.zeros(shape) for name in PARTS} for side in SIDES}

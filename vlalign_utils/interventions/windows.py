@@ -60,7 +60,7 @@ CROSS = "cross-attention cut"
 
 
 def interventions(vlm: VLM) -> dict[str, Intervention]:
-    """Ways to keep a window from using the picture: where images take no positions, only to cut them off.
+    """Ways to keep a window from using the image: where images take no positions, only to cut them off.
 
     Raises ValueError when the model has neither image tokens nor cross-attention that can be cut.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlalign_utils.inference.append_log import Journal
+from vlalign_utils.inference.append_log import AppendLog
 from vlalign_utils.inference.store import canonical
 from vlalign_utils.paths import PACKAGE, ROOT
 
@@ -44,7 +44,7 @@ class Records:
 
     def __init__(self, committed: Path, log: Path) -> None:
         """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
-        self._log = Journal(log)
+        self._log = AppendLog(log)
         self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._log.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
 

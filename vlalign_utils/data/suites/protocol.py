@@ -1,4 +1,4 @@
-"""What a suite is: seeded, held-out items, each scored by one of three metrics, with a twin in text alone."""
+"""What a suite is: seeded, held-out items, each scored by one of three metrics, with a caption version."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ Metric = Literal["answer", "choice", "caption"]
 
 @dataclass(frozen=True)
 class Item:
-    """A question with its picture; `caption` says in words what the picture shows.
+    """A question with its image; `caption` says in words what the image shows.
 
     Metric `answer`: the model's own (greedy) answer must be `answer`, which is one of `choices`.
     `choice`: the likeliest of `choices`, read whole, must be `answer`. `caption`: the model's own description
@@ -36,11 +36,11 @@ class Item:
 
     @property
     def chance(self) -> float:
-        """Mean score without looking."""
+        """Return the mean score of the best blind rule."""
         return 1 / len(self.choices) if self.guess is None else self.guess
 
-    def twin(self) -> "Item":
-        """The same question asked about the caption instead of the picture."""
+    def caption_version(self) -> "Item":
+        """Return the item that asks the same question about the caption instead of the image."""
         return replace(self, image=None, prompt=f"{self.caption} {self.prompt}")
 
 

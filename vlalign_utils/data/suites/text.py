@@ -23,7 +23,7 @@ def _make(n: int, rng: np.random.Generator, split: Split) -> list[Item]:
     bare = round(FACTS * n)
     shares = [(n - bare + i) // len(ABOUT) for i in range(len(ABOUT))]
     items = [
-        item.twin()
+        item.caption_version()
         for module, share in zip(ABOUT, shares, strict=True)
         if share
         for item in module.SUITE.make(share, rng, split)
