@@ -22,7 +22,15 @@ class Item:
 
     Metric `answer`: the model's own (greedy) answer must be `answer`, which is one of `choices`.
     `choice`: the likeliest of `choices`, read whole, must be `answer`. `caption`: the model's own description
-    is compared, attribute by attribute, with `answer`; `choices` is empty.
+    is compared, attribute by attribute, with `answer`; `choices` is empty. `group` names what the blind rule
+    is found over; items without an image ask about text.
+
+    >>> from PIL import Image
+    >>> from vlalign_utils import Item
+    >>> red = Image.new("RGB", (48, 48), "red")
+    >>> item = Item(red, "What colour?", "red", ("red", "blue"), group="colours", caption="It is red.")
+    >>> item.chance, item.caption_version().prompt
+    (0.5, 'It is red. What colour?')
     """
 
     image: Image.Image | None
