@@ -106,3 +106,14 @@ def test_the_trial_is_made_once_on_what_there_is() -> None:
     own = VLM(vlm.model, tiny_processor())
     assert own.capabilities().findings().keys() == MEANINGS.keys()
     assert str(own.capabilities()).count("\n") == len(MEANINGS)
+
+
+def test_a_processor_that_refuses_the_trial_leaves_it_out(caplog: pytest.LogCaptureFixture) -> None:
+    vlm, _ = build("llava")
+    text_only = VLM(vlm.model, tiny_processor().tokenizer)
+    assert text_only.own_capabilities() is None
+    assert text_only.own_capabilities() is None
+    assert caplog.text.count("its processor refuses the trial: ") == 1
+    assert "takes no images" in caplog.text
+    own = VLM(vlm.model, tiny_processor())
+    assert own.own_capabilities() is own.capabilities()
