@@ -45,6 +45,11 @@ def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any],
         context["body"] = context.get("body", "").replace(wrong, right)
 
 
+def _escape_printed_title(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Escape the title that the theme puts, as it is, at the head of a printed page."""
+    context["pagetitle"] = escape(context.get("pagetitle", ""))
+
+
 def _redirect(app: Sphinx, exception: Exception | None) -> None:
     if exception is None and app.builder.format == "html":
         target = f"{app.config.root_doc}.html"
@@ -68,6 +73,7 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     alt_text.setup(app)
     app.connect("source-read", _compose_chapter)
     app.connect("html-page-context", _mend_markup)
+    app.connect("html-page-context", _escape_printed_title, priority=900)  # after the theme has set it
     app.connect("build-finished", _redirect)
     app.connect("build-finished", _inert_search)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
