@@ -266,7 +266,7 @@ def write(folder: Path, family: Family) -> Path:
     """The files of a repository on the hub: legacy names, options of the processor apart from its parts."""
     names = [*family.tokens.values(), *ROWS]
     placeholder = family.tokens.get("context_image_token") or family.tokens["image_token"]
-    free = iter(range(46, 60))
+    free = iter(range(max(ROWS.values()) + 1, 60))
     special = {name: ROWS.get(name) or family.ids.get(name) or next(free) for name in names}
     special[placeholder] = IMAGE
     words = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])} | special
