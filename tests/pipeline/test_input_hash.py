@@ -2,45 +2,14 @@ import json
 
 import nbformat
 import pytest
+from small_notebooks import notebook
 
 from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.results import Results
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline.input_hash import closure, input_hash
 from vlalign_utils.pipeline.parameters import ParameterError, read_notebook
-from vlalign_utils.pipeline.registry import Architecture, RegistryError
-
-V4 = nbformat.v4
-PARAMETERS = (
-    'arch = "llava"\nout_dir = ""\nseed = 0\nquick = False\nrate = 1e-3\nlayers = [1, 2]\nspan = None'
-)
-
-
-def notebook(parameters=PARAMETERS, code="import vlalign_utils.inference.progress"):
-    tagged = V4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    return V4.new_notebook(cells=[tagged, V4.new_code_cell(code)])
-
-
-@pytest.fixture
-def project(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook(), tmp_path / "notebooks" / "01_a.ipynb")
-    for stage in ("base", "tuned"):
-        (tmp_path / "zoo" / "llava" / stage).mkdir(parents=True)
-        (tmp_path / "zoo" / "llava" / stage / "config.json").write_text("{}")
-    return tmp_path
-
-
-@pytest.fixture
-def llava():
-    return Architecture(
-        name="llava",
-        title="T",
-        description="D",
-        model="zoo/llava",
-        stages=["base", "tuned"],
-        notebooks=["01_a"],
-    )
+from vlalign_utils.pipeline.registry import RegistryError
 
 
 def test_closure_follows_imports_of_every_kind():

@@ -1,5 +1,5 @@
-import nbformat
 import pytest
+from small_notebooks import PARAMETERS, notebook
 
 from vlalign_utils.pipeline.parameters import (
     ParameterError,
@@ -9,39 +9,6 @@ from vlalign_utils.pipeline.parameters import (
     effective,
     read_notebook,
 )
-from vlalign_utils.pipeline.registry import Architecture
-
-V4 = nbformat.v4
-PARAMETERS = (
-    'arch = "llava"\nout_dir = ""\nseed = 0\nquick = False\nrate = 1e-3\nlayers = [1, 2]\nspan = None'
-)
-
-
-def notebook(parameters=PARAMETERS, code="import vlalign_utils.inference.progress"):
-    tagged = V4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    return V4.new_notebook(cells=[tagged, V4.new_code_cell(code)])
-
-
-@pytest.fixture
-def project(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook(), tmp_path / "notebooks" / "01_a.ipynb")
-    for stage in ("base", "tuned"):
-        (tmp_path / "zoo" / "llava" / stage).mkdir(parents=True)
-        (tmp_path / "zoo" / "llava" / stage / "config.json").write_text("{}")
-    return tmp_path
-
-
-@pytest.fixture
-def llava():
-    return Architecture(
-        name="llava",
-        title="T",
-        description="D",
-        model="zoo/llava",
-        stages=["base", "tuned"],
-        notebooks=["01_a"],
-    )
 
 
 def test_defaults_are_the_literals_of_the_parameters_cell():
