@@ -81,6 +81,7 @@ def _in_a_child(way: Callable[[], Any]) -> int:
 
 
 def _report(way: Callable[[], Any], pipe: Any) -> None:
+    torch.set_num_threads(1)  # threads of our parent do not come along, and would be waited for without end
     gc.collect()
     # What our parent has freed comes along, and would not be counted; other C libraries keep less of it.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

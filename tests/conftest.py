@@ -1,12 +1,29 @@
 """The package is imported under beartype, so that its signatures are tested by whatever runs."""
 
+import os
+from pathlib import Path
+
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
+# Processes that test side by side with two threads each slow each other tenfold: as the Makefile has it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Two hooks: jaxtyping's knows shapes and can be switched off, but it binds arguments anew at every call,
+# which made the drawing of the embedded world three times as slow. Where that names none, beartype's own.
+_ROOT = Path(__file__).parents[1]
+_DATA = _ROOT / "vlalign_utils" / "data"
+_SHAPED = [
+    ".".join(path.relative_to(_ROOT).with_suffix("").parts)
+    for path in (_ROOT / "vlalign_utils").rglob("*.py")
+    if path.name != "__init__.py"
+    and (_DATA not in path.parents or "\nfrom jaxtyping import" in path.read_text(encoding="utf-8"))
+]
 # The numeric tower: an int is welcome wherever a float is, as Python itself has it.
-install_import_hook("vlalign_utils", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+beartype_package("vlalign_utils", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False))
+install_import_hook(_SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -57,13 +74,6 @@ def all_solved(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures: for tests that draw hundreds of items and read what they say alone."""
-    import dataclasses
+    from blank_pictures import blank  # after the import hook
 
-    import numpy as np  # after the import hook
-
-    from vlalign_utils.data.kinds import KINDS
-    from vlalign_utils.data.render import SIDE
-
-    blank = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
-    for name, kind in KINDS.items():
-        monkeypatch.setitem(KINDS, name, dataclasses.replace(kind, render=lambda subject: blank))
+    blank(monkeypatch)

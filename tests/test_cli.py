@@ -113,6 +113,7 @@ def test_plan_prints_a_band_beside_full_tuning(hub_folder: Path):
     assert "trains layer 4, the model has 4 layers" in shown.output
 
 
+@pytest.mark.slow
 def test_plan_without_a_band_prints_full_tuning_alone(hub_folder: Path):
     shown = invoke("plan", str(hub_folder), "--tokens", "14")
     assert shown.output.splitlines()[1].split() == ["full"]

@@ -10,6 +10,7 @@ import vlalign_utils
 from vlalign_utils.paths import ROOT
 
 
+@pytest.mark.slow_except("Item", "Strategy", "Report", "find_band", "load_suite", "Interval", "Budget", "Run")
 @pytest.mark.parametrize("name", vlalign_utils.__all__)
 def test_the_examples_of_a_public_name_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

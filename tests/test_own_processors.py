@@ -349,6 +349,7 @@ def test_the_processor_is_the_models_own(loaded: tuple[Family, Path, VLM]) -> No
     assert torch.equal(mask, inputs["input_ids"] == IMAGE)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded_the_same(loaded: tuple[Family, Path, VLM], tmp_path: Path) -> None:
     family, _, vlm = loaded
     save(vlm, tmp_path / "saved")

@@ -55,6 +55,7 @@ def vlm() -> VLM:
     return VLM(build("llava")[0].model, tiny_processor())
 
 
+@pytest.mark.slow_except("32")
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
     pairs = concept_items("colour", len(NAMES), 0)
@@ -73,6 +74,7 @@ def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
                 assert [part[layer, i] for part in side] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_another_group_of_tokens_can_be_read(vlm):
     pairs = concept_items("colour", 3, 0)
     last = logit_lens(vlm, pairs, NAMES[:3], group="last")

@@ -157,6 +157,7 @@ def test_a_state_that_is_not_finite_is_refused_by_its_layer(probe) -> None:
         probe(train, labels, train, labels, reference=broken)
 
 
+@pytest.mark.slow_except("knn_probe")
 @pytest.mark.parametrize("probe", [probing.linear_probe, probing.knn_probe])
 @given(
     seed=st.integers(0, 10_000),

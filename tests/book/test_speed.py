@@ -71,6 +71,7 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
     assert all(f"| {row['way']} |" in page.replace("\\", "") for row in run["rows"] + run["memory"])
 
 
+@pytest.mark.slow
 def test_memory_that_was_free_before_is_counted_too() -> None:
     freed = [torch.ones(2**17) for _ in range(128)]  # 64 MiB in pieces that the process does not give back
     kept = freed[::16]
@@ -81,6 +82,7 @@ def test_memory_that_was_free_before_is_counted_too() -> None:
     assert found / memory.MIB == pytest.approx(64, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_is_measured_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="the process that was measured ended with code 3"):
         memory.peak(SIZES["tiny"], lambda: os._exit(3))
@@ -90,6 +92,7 @@ def bench(*options: str) -> Result:
     return CliRunner().invoke(app, options)
 
 
+@pytest.mark.slow
 def test_a_part_measured_again_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     def measured(part: str) -> dict:
         assert bench("--size", "tiny", "--only", part, "--out", str(tmp_path)).exit_code == 0

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from blank_pictures import blank
 
 from vlalign_utils.data.concepts import (
     CONCEPTS,
@@ -24,7 +25,10 @@ FACT = ("kind", "owner")
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {concept: concept_items(concept, N, 5) for concept in CONCEPTS}
+    """Items without their pictures, which one test alone looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        blank(patch)
+        return {concept: concept_items(concept, N, 5) for concept in CONCEPTS}
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -41,8 +45,7 @@ def test_the_same_arguments_give_the_same_items(concept, drawn):
     again = concept_items(concept, N, 5)
     for one, two in zip(drawn[concept], again, strict=True):
         assert (one.scene, one.caption, one.labels) == (two.scene, two.caption, two.labels)
-        assert np.array_equal(np.asarray(one.image), np.asarray(two.image))
-        assert np.array_equal(np.asarray(one.image), KINDS[CONCEPTS[concept].kind].render(one.scene))
+        assert np.array_equal(np.asarray(two.image), KINDS[CONCEPTS[concept].kind].render(one.scene))
     assert [i.caption for i in concept_items(concept, N, 6)] != [i.caption for i in again]
 
 

@@ -11,6 +11,7 @@ from vlalign_utils.data.suites.protocol import drawn
 ANSWERED = [name for name, suite in SUITES.items() if suite.metric != "caption"]
 
 
+@pytest.mark.slow_except("existence", "knowledge", "digits")
 @pytest.mark.parametrize("name", SUITES)
 def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name, no_pictures):
     items, again, other = (load_suite(name, 30, seed) for seed in (1, 1, 2))
@@ -35,6 +36,7 @@ def test_answers_are_among_the_choices(name, no_pictures):
         assert item.chance >= 1 / len(item.choices) - 1e-9
 
 
+@pytest.mark.slow_except("digits", "knowledge", "reading")
 @pytest.mark.parametrize("name", [name for name in ANSWERED if name not in ("text", "compositional")])
 def test_no_blind_rule_beats_chance(name, no_pictures):
     items = load_suite(name, 1500, seed=5)

@@ -20,6 +20,7 @@ def test_a_plain_decoder_allows_everything_but_cross_attention() -> None:
     assert found("llava") == {**dict.fromkeys(MEANINGS, True), "cross_off": False}
 
 
+@pytest.mark.slow_except("gemma4-lacking2", "lfm2_vl-lacking4", "mllama-lacking3")
 @pytest.mark.parametrize(
     ("family", "lacking"),
     [
@@ -92,6 +93,7 @@ def test_pixels_that_change_nothing_leave_the_cut_untried() -> None:
     assert allowed.knockout == Finding(None, "pixels change nothing here even without a cut")
 
 
+@pytest.mark.slow
 def test_the_trial_is_made_once_on_what_there_is() -> None:
     vlm, inputs = build("llava")
     with pytest.raises(ValueError, match="give `inputs` with an image: it has no processor"):
@@ -108,6 +110,7 @@ def test_the_trial_is_made_once_on_what_there_is() -> None:
     assert str(own.capabilities()).count("\n") == len(MEANINGS)
 
 
+@pytest.mark.slow
 def test_a_processor_that_refuses_the_trial_leaves_it_out(caplog: pytest.LogCaptureFixture) -> None:
     vlm, _ = build("llava")
     text_only = VLM(vlm.model, tiny_processor().tokenizer)

@@ -46,6 +46,7 @@ def test_a_vision_tower_behind_cross_attention_is_found() -> None:
         vlm.record(**inputs)
 
 
+@pytest.mark.slow
 def test_overflow_of_float16_names_the_layer_and_the_remedy() -> None:
     vlm, inputs = build("llava")
     vlm.model.half()

@@ -59,6 +59,7 @@ class TestVerdict:
         assert (verdict.word, verdict.decided_by) == (word, by)
         assert verdict.level == pytest.approx(1 - 0.05 / 9)
 
+    @pytest.mark.slow
     def test_one_condition_outside_is_enough_and_all_must_be_inside(self) -> None:
         two = claim({"a": {"above": 0}, "b": {"below": 1}})
         assert claims.judge(two, {"a": planted(0.5), "b": planted(0.5)}).word == "supported"
@@ -116,6 +117,7 @@ class TestInterval:
         assert (found.low, found.high) == pytest.approx(t.interval(claim_rules.level()), abs=0.01)
         assert found.n == 400
 
+    @pytest.mark.slow
     def test_seeds_widen_it(self) -> None:
         items = intervals.rng(1, "items").normal(0.3, 0.2, 300)
         same, apart = np.stack([items] * 3), items + np.array([[-0.02], [0.0], [0.02]])

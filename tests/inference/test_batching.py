@@ -56,6 +56,7 @@ def test_what_makes_no_batches_is_refused() -> None:
         length_sorted([1, 2], 1, ["a"])
 
 
+@pytest.mark.slow
 def test_batches_halve_until_they_fit_and_stay_small(caplog: pytest.LogCaptureFixture) -> None:
     device = Device(room=2)
     with caplog.at_level(logging.WARNING):

@@ -100,6 +100,7 @@ def test_batches_cover_every_item_once_and_mark_its_answer(vlm):
     assert sorted(seen) == list(range(9))
 
 
+@pytest.mark.slow
 def test_the_likeliest_choice_is_that_of_the_whole_texts_likelihood(vlm):
     items = load_suite("compositional", 5)
     scores = scoring.evaluate(vlm, items, batch_size=3)
@@ -109,6 +110,7 @@ def test_the_likeliest_choice_is_that_of_the_whole_texts_likelihood(vlm):
         assert prob == pytest.approx(likely[item.choices.index(item.answer)] / likely.sum(), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_descriptions_are_the_model_s_own_and_scored_by_attribute(vlm):
     items = load_suite("captions", 5)
     said = scoring.descriptions(vlm, items, batch_size=2)
@@ -122,6 +124,7 @@ def test_descriptions_are_the_model_s_own_and_scored_by_attribute(vlm):
     assert scoring.evaluate(vlm, items, batch_size=2).correct.tolist() == expected
 
 
+@pytest.mark.slow
 def test_metrics_may_be_mixed_and_scores_keep_the_order(vlm):
     items = load_suite("captions", 2) + load_suite("attributes", 3) + load_suite("compositional", 2)
     mixed = scoring.evaluate(vlm, items).correct

@@ -128,6 +128,7 @@ def test_a_damaged_shard_that_cannot_be_deleted_is_said(
         shards.read("0")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing_of_a_shard(tmp_path: Path) -> None:
     """As on a full disk, the system refuses to write beyond a size, in Python and in safetensors alike."""
     script = f"""

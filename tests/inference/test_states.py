@@ -55,6 +55,7 @@ def test_batches_of_unequal_lengths_give_what_items_give_alone(vlm: VLM, batch_s
             assert torch.allclose(states[group][:, i], value, atol=1e-4), group
 
 
+@pytest.mark.slow
 def test_text_alone_needs_no_images(vlm: VLM) -> None:
     states = collect(vlm, PROMPTS, None, ["text", "last"])
     resid, _ = alone(vlm, PROMPTS[1], None)
@@ -213,6 +214,7 @@ def test_random_tokens_do_not_depend_on_the_batch(vlm: VLM) -> None:
     assert torch.allclose(one, many, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_changes_no_number(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect(vlm, PROMPTS, IMAGES, ["text"], batch_size=4)["text"]
     sizes: list[int] = []
@@ -243,6 +245,7 @@ def test_what_float16_cannot_hold_is_said() -> None:
         capture(vlm, inputs, ["text"], dtype=torch.float16)
 
 
+@pytest.mark.slow
 def test_a_store_is_never_read_by_another_model(vlm: VLM, tmp_path: Path) -> None:
     first = collect(vlm, PROMPTS, IMAGES, ["text"], store=tmp_path)["text"]
     changed = VLM(build("llava")[0].model, tiny_processor())

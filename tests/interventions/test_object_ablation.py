@@ -64,6 +64,7 @@ def test_cells_are_those_of_a_loop_over_pixels() -> None:
         assert set(near.nonzero()[0]) == naive_buffer(naive_cells(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", ["llava", "qwen3vl", "idefics3"])
 def test_the_grid_is_found_by_trying(chain: str) -> None:
     (grid,) = image_grid.image_grids(untrained(chain), 48)
@@ -83,6 +84,7 @@ def test_tokens_that_are_no_grid_are_refused(vlm: VLM, monkeypatch: pytest.Monke
         image_grid.image_grids(vlm, 48)
 
 
+@pytest.mark.slow
 def test_a_picture_without_positions_has_no_grid() -> None:
     with pytest.raises(ValueError, match="does not allow image_positions"):
         image_grid.image_grids(untrained("mllama"), 48)
@@ -140,6 +142,7 @@ def test_ablation_equals_plain_hooks(vlm: VLM) -> None:
             assert swept.prob[name][batch.rows, 0] == pytest.approx(scores.prob, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_reaches_as_far_as_the_model_adds_to_image_tokens() -> None:
     deep = untrained("qwen3vl")
     whole = deep.capabilities().whole_from

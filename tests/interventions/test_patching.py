@@ -50,6 +50,7 @@ def test_exchange_reads_both_answers_as_plain_hooks_do(vlm: VLM) -> None:
     assert (found.own.gain("last")[:, -1] != 0).all()
 
 
+@pytest.mark.slow
 def test_only_items_with_both_pictures_answered_are_exchanged(
     vlm: VLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

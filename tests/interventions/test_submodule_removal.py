@@ -25,6 +25,7 @@ def vlm() -> VLM:
     return VLM(build("llava")[0].model, tiny_processor())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_sweep_equals_models_whose_last_projections_are_zero(vlm: VLM) -> None:
     found = compression_sweep(vlm, CAPTIONED, width=2, batch_size=3)

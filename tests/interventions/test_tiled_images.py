@@ -79,6 +79,7 @@ def test_a_thing_in_tiles_is_ablated(smolvlm: VLM) -> None:
         assert (swept.drop(name) != 0).all()
 
 
+@pytest.mark.slow
 def test_the_whole_image_may_come_first(tmp_path: Path) -> None:
     """LLaVA-OneVision: the whole image, then one tile of it, whose row ends show nothing."""
     whole, tile = image_grids(load(tmp_path, "llava_onevision"), SIDE)

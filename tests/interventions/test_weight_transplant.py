@@ -61,6 +61,7 @@ def test_layers_are_lent_and_come_back_bit_by_bit(vlm: VLM, donor: VLM) -> None:
     assert same(snapshot(donor.model), theirs)
 
 
+@pytest.mark.slow
 def test_sweep_equals_models_built_with_those_weights(vlm: VLM, donor: VLM) -> None:
     sets = layer_sets(4, 2)["window"] + [(), (0, 1, 2, 3), (0, 1)]
     found = transplant_sweep(vlm, donor, ITEMS, sets, batch_size=3)

@@ -75,6 +75,7 @@ def test_last_to_last_is_a_mask_without_those_pairs(vlm: VLM) -> None:
         assert swept.prob[name][row, 0] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM) -> None:
     vlm.capabilities()
@@ -204,6 +205,7 @@ def crossing() -> VLM:
     return VLM(build_model(recipe, tokenizer, 0).eval(), build_processor(recipe, tokenizer))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_where_images_take_no_positions_cross_attention_is_cut(crossing: VLM) -> None:
     interventions = windows.interventions(crossing)

@@ -65,6 +65,7 @@ def test_the_decoder_is_the_base_language_model(hub_folder: Path, language: Path
     )
 
 
+@pytest.mark.slow
 def test_the_base_that_the_configuration_records(
     hub_folder: Path, language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_base_that_the_configuration_records(
     }
 
 
+@pytest.mark.slow
 def test_the_text_part_of_another_vision_language_model_does(hub_folder: Path, tmp_path: Path) -> None:
     config, model_class, _ = FAMILIES["llava"]()
     torch.manual_seed(9)
@@ -91,6 +93,7 @@ def test_the_text_part_of_another_vision_language_model_does(hub_folder: Path, t
     assert base.source.base.kept == ()
 
 
+@pytest.mark.slow
 def test_a_base_whose_head_is_its_embedding(hub_folder: Path, tmp_path: Path) -> None:
     folder = write_language_model(tmp_path / "tied", tie_word_embeddings=True)
     base = load_vlm(hub_folder, stage="base", base=folder, device="cpu")
@@ -99,6 +102,7 @@ def test_a_base_whose_head_is_its_embedding(hub_folder: Path, tmp_path: Path) ->
     assert not torch.equal(base.model.lm_head.weight[60:], embedding[60:])
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own_does_not_fit_a_tied_model(language: Path, tmp_path: Path) -> None:
     config, model_class, _ = FAMILIES["llava"]()
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
@@ -111,6 +115,7 @@ def test_a_head_of_its_own_does_not_fit_a_tied_model(language: Path, tmp_path: P
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
+@pytest.mark.slow
 def test_old_files_may_hold_buffers(hub_folder: Path, tmp_path: Path) -> None:
     folder = write_language_model(tmp_path / "old")
     shard = min(folder.glob("*.safetensors"))

@@ -54,6 +54,7 @@ def test_load_a_folder_as_transformers_does(hub_folder: Path) -> None:
     assert vlm.model.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_loading_prints_nothing_that_changes_from_run_to_run(
     hub_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +62,7 @@ def test_loading_prints_nothing_that_changes_from_run_to_run(
     assert "".join(capsys.readouterr()) == ""
 
 
+@pytest.mark.slow
 def test_what_a_model_came_from_is_noted(hub_folder: Path) -> None:
     source = load_vlm(hub_folder, device="cpu", dtype="bfloat16").source
     assert (source.name, source.revision, source.stage) == (str(hub_folder), None, None)
@@ -69,6 +71,7 @@ def test_what_a_model_came_from_is_noted(hub_folder: Path) -> None:
     assert source.base is None
 
 
+@pytest.mark.slow
 def test_load_precision(copy: Path) -> None:
     build("llava")[0].model.bfloat16().save_pretrained(copy)
     assert load_vlm(copy, device="cpu").model.dtype == torch.float32
@@ -76,6 +79,7 @@ def test_load_precision(copy: Path) -> None:
     assert load_vlm(copy, device="cpu", dtype=torch.float16).model.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_load_a_stage_of_a_chain(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("base", "tuned"):
         shutil.copytree(hub_folder, tmp_path / "zoo" / "tiny" / stage)
@@ -148,6 +152,7 @@ def test_configurations_that_cannot_be_read(copy: Path, config: str, message: st
         load_vlm(copy)
 
 
+@pytest.mark.slow
 def test_remote_code_is_off_unless_asked_and_then_warned_about(hub_folder: Path) -> None:
     with pytest.warns(UserWarning, match="runs Python code that comes with"):
         load_vlm(hub_folder, trust_remote_code=True, device="cpu")
@@ -192,6 +197,7 @@ def test_a_loaded_model_cannot_be_loaded_otherwise(arguments: dict[str, Any], na
         load_vlm(build("llava")[0].model, **arguments)
 
 
+@pytest.mark.slow
 def test_a_processor_of_ones_own(copy: Path) -> None:
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (copy / name).unlink()
@@ -229,6 +235,7 @@ ON_DISK |= {f"model.language_model.{name}": "cpu" for name in ("embed_tokens", "
 ON_DISK |= {f"{LAYERS}{k}": "disk" if k in (1, 2) else "cpu" for k in range(4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", ["auto", ON_DISK], ids=["auto", "disk"])
 def test_a_spread_model_records_and_replays_the_same(hub_folder: Path, device_map: Any) -> None:
     plain, spread = load_vlm(hub_folder, device="cpu"), load_vlm(hub_folder, device_map=device_map)

@@ -75,6 +75,7 @@ def test_a_model_that_does_not_fit(
     assert not hub.weights
 
 
+@pytest.mark.slow
 def test_a_mapping_with_layers_on_disk_is_not_held_against_the_memory(
     hub_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def test_the_python_transforms_work() -> None:
     assert all(hasattr(torch.ops.torchvision, name) for name in OPERATORS)
 
 
+@pytest.mark.slow
 def test_torch_calls_it_in_every_process() -> None:
     (entry,) = entry_points(group="torch.backends", name="vlalign")
     assert entry.load() is declare_operators

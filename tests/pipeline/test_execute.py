@@ -73,6 +73,7 @@ def leftovers(root):
     return list((root / ".cache").glob("run-*"))
 
 
+@pytest.mark.slow
 def test_a_rerun_is_the_same_bytes_timing_aside(root):
     page = execute("01_a", "tiny", {"seed": 1}, root=root)
     first = nbformat.read(page, as_version=4)
@@ -206,6 +207,7 @@ def test_the_time_limit_is_the_command_s_then_the_entry_s_then_an_hour(root, exe
     assert executed == [CELL_TIMEOUT, 90, 7]
 
 
+@pytest.mark.slow
 def test_a_cell_over_its_limit_is_stopped_and_says_how_to_give_it_longer(root):
     params = {"act": "hang", "flag": str(root / "started")}
     with pytest.raises(RunError, match=r"ran for more than 2 s.*VLALIGN_CELL_TIMEOUT, or `cell_timeout`"):

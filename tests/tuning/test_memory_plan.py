@@ -115,6 +115,7 @@ def planned(family: str, strategy: Strategy, **options: object) -> Plan:
     return plan(build(family)[0], strategy, BATCH, TOKENS, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow_except("llava")
 @pytest.mark.parametrize("family", ["llava", "gemma4"])
 def test_weights_gradients_and_moments_are_those_of_a_real_step(family: str) -> None:
     real = Real(family, BAND)
@@ -129,6 +130,7 @@ def test_weights_gradients_and_moments_are_those_of_a_real_step(family: str) -> 
     assert expected.states == sum(m.nbytes for m in moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [HALF, torch.float32])
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
 def test_activations_of_a_band_are_what_autograd_saves(family: str, dtype: torch.dtype) -> None:
@@ -136,7 +138,7 @@ def test_activations_of_a_band_are_what_autograd_saves(family: str, dtype: torch
     assert expected.activations + expected.loss == pytest.approx(Real(family, BAND, dtype).saved(), rel=0.01)
 
 
-@pytest.mark.slow_except("True-llava", "False-gemma3", "True-qwen3_vl")
+@pytest.mark.slow_except("True-llava")
 @FAMILIES
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_step_of_a_band_takes_what_the_allocator_says(family: str, checkpointing: bool) -> None:
@@ -163,6 +165,7 @@ def test_full_tuning_is_never_planned_too_small(family: str, checkpointing: bool
     assert 0.95 * most <= expected.step <= 1.5 * most  # the connector is estimated, from above
 
 
+@pytest.mark.slow
 def test_gradients_stay_while_batches_are_accumulated() -> None:
     real = Real("llava", BAND)
     real.loss().backward()
@@ -171,6 +174,7 @@ def test_gradients_stay_while_batches_are_accumulated() -> None:
     assert expected.step == pytest.approx(most + expected.gradients, rel=0.03)
 
 
+@pytest.mark.slow
 def test_lora_adds_two_matrices_to_every_linear_part_of_its_layers() -> None:
     vlm, _ = build("llava")
     linear = [m for k in BAND.layers for m in vlm.layers[k].modules() if isinstance(m, nn.Linear)]
@@ -183,6 +187,7 @@ def test_lora_adds_two_matrices_to_every_linear_part_of_its_layers() -> None:
     assert lora.total < whole.total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_lora_takes_what_peft_takes(checkpointing: bool) -> None:
     real = Real("qwen3_vl", BAND, HALF, checkpointing)
@@ -206,6 +211,7 @@ def test_lora_takes_what_peft_takes(checkpointing: bool) -> None:
     assert expected.step == pytest.approx(most, rel=0.06)
 
 
+@pytest.mark.slow
 def test_less_is_kept_for_later_layers_and_with_checkpointing() -> None:
     named = {
         name: s for name, s in strategies(4, (1, 3)).items() if name in ("late", "band", "early", "full")
@@ -216,6 +222,7 @@ def test_less_is_kept_for_later_layers_and_with_checkpointing() -> None:
     assert planned("llava", BAND, answers=2).loss == planned("llava", BAND).loss / 7
 
 
+@pytest.mark.slow
 def test_prefixes_are_what_enters_the_band_once_per_item() -> None:
     vlm, inputs = build("llava")
     stream = vlm.prefix(inputs, 1).to(HALF)
@@ -232,12 +239,14 @@ def test_states_of_the_8_bit_optimiser() -> None:
     assert _states(4097, "adamw") == 2 * 4 * 4097
 
 
+@pytest.mark.slow
 def test_every_device_holds_everything_and_buckets_of_gradients() -> None:
     alone, four = planned("llava", BAND), planned("llava", BAND, devices=4)
     assert alone.per_device == alone.total == four.total == alone.weights + alone.states + alone.step
     assert four.per_device == four.total + four.gradients
 
 
+@pytest.mark.slow
 def test_a_folder_a_configuration_and_a_model_give_the_same(hub_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((hub_folder / "config.json").read_text())
     config = transformers.AutoConfig.from_pretrained(tmp_path)

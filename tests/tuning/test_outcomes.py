@@ -149,6 +149,7 @@ def test_a_rate_at_an_end_is_named():
     assert Study({}, {}, [], [], {}, {}, tried).at_an_end() == ["low"]
 
 
+@pytest.mark.slow
 def test_a_ratio_is_that_of_the_claims_at_95_percent(monkeypatch):
     rng = np.random.default_rng(2)
     below = rng.normal(1, 0.3, size=(4, 200))

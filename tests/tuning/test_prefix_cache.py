@@ -89,6 +89,7 @@ def test_gradients_are_those_of_the_ordinary_forward(family: str, start: int, tm
         check(vlm, Prefixes(vlm, batches, start, tmp_path), batches)
 
 
+@pytest.mark.slow
 def test_what_is_not_kept_spoils_no_gradient_where_deepstack_reaches_the_last_layer(tmp_path: Path) -> None:
     """What the forward does not read may meet the gradient, as a factor of 0: there NaN would spread."""
     vlm, batches = made("qwen3_vl", 2)
@@ -141,6 +142,7 @@ def test_deepstack_features_are_kept_only_where_they_are_read(tmp_path: Path) ->
     assert widths == [3, 1]  # what leaves layer 0, what is added to it, and what is added after layer 1
 
 
+@pytest.mark.slow
 def test_what_is_read_lies_in_memory_as_what_is_computed_does(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # with several, kernels differ where memory is not aligned
@@ -180,6 +182,7 @@ def test_files_of_an_earlier_process_are_read_and_the_tower_is_not_run(
     assert [path.name for path in files(second)] == [f"00000{i}.safetensors" for i in range(3)]
 
 
+@pytest.mark.slow
 def test_another_model_or_other_batches_have_files_of_their_own(tmp_path: Path) -> None:
     vlm, batches = made()
     folders = [Prefixes(vlm, batches, 2, tmp_path).folder, Prefixes(vlm, batches, 1, tmp_path).folder]
@@ -196,6 +199,7 @@ def test_another_model_or_other_batches_have_files_of_their_own(tmp_path: Path) 
     assert len(set(folders)) == len(folders)
 
 
+@pytest.mark.slow
 def test_a_limit_is_kept_and_what_does_not_fit_is_run_again(tmp_path: Path, towers: list[int]) -> None:
     vlm, batches = made()
     whole = Prefixes(vlm, batches, 2, tmp_path / "whole")

@@ -113,6 +113,7 @@ def test_a_single_rate_is_taken_untried():
     assert list(study.losses(lambda rate: 1 / 0, [1e-3])) == [1e-3]
 
 
+@pytest.mark.slow
 def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     protocol = replace(SMALL, trial_steps=30, batch_size=32)
     every = sizes._questions(protocol, sizes.TRIAL_SEED, protocol.trial_steps + sizes.TRIAL_BATCHES)

@@ -17,10 +17,10 @@ from vlalign_utils.zoo import bars, chat_data, stages
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo.recipe import STAGES, read_recipe
 
-# A chain is built once, in one process; only the first of them is among the fast tests.
+# A chain is built once, in one process.
 CHAINS = {
-    name: pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if i else [])])
-    for i, name in enumerate(("llava", "qwen3vl", "gemma3", "idefics3", "mllama"))
+    name: pytest.param(name, marks=[pytest.mark.xdist_group(name), pytest.mark.slow])
+    for name in ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 }
 # One without and one with layers that are trained in between: the loop is the same for all.
 RESUMED = [CHAINS["llava"], CHAINS["mllama"]]
@@ -133,6 +133,7 @@ def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
     assert (chain / "tuned" / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_driver_replays_it_in_full_precision(chain):
     vlm = load_vlm(chain)
     assert vlm.model.dtype == torch.float32

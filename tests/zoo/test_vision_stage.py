@@ -23,6 +23,7 @@ def parts():
     return recipe, build_model(recipe, tokenizer, 0), build_processor(recipe, tokenizer)
 
 
+@pytest.mark.slow
 def test_kinds_come_in_the_proportion_of_their_shares():
     shown = vision_stage.draw(4000, np.random.default_rng(0))
     for kind in KINDS.values():
@@ -72,6 +73,7 @@ def test_a_region_between_tokens_is_refused():
         vision_stage._cells(Region(0, 0, 4, 48, ("red", "two")), 2)
 
 
+@pytest.mark.slow
 def test_naming_is_learnt_from_pixels(parts):
     recipe, model, processor = parts
     task = vision_stage.RegionNaming(model, recipe)
