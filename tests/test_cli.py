@@ -89,6 +89,7 @@ def test_pages_that_are_not_built_cannot_be_served(tmp_path: Path, monkeypatch: 
     assert shown.output == f"Error: {tmp_path / '_build' / 'html'} holds no built book; run: make book\n"
 
 
+@pytest.mark.slow
 def test_plan_prints_a_band_beside_full_tuning(hub_folder: Path):
     asked = [
         "plan",

@@ -313,7 +313,7 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-FAST = ("smolvlm", "internvl", "llava_onevision", "qwen3_vl")
+FAST = ("smolvlm",)
 
 
 def marked(name: str) -> Any:

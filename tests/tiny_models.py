@@ -212,9 +212,12 @@ def lfm2_vl() -> Built:
 FAMILIES: dict[str, Callable[[], Built]] = {
     build.__name__: build for build in (llava, gemma3, qwen3_vl, gemma4, mllama, idefics, lfm2_vl)
 }
+# Images among the tokens, added to several layers, and read by cross-attention.
+FAST = ("llava", "qwen3_vl", "mllama")
 
-
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in FAMILIES]
+)
 
 
 def randomise(model: nn.Module) -> nn.Module:

@@ -124,6 +124,7 @@ def vlm() -> VLM:
     return VLM(build("llava")[0].model, tiny_processor())
 
 
+@pytest.mark.slow
 def test_words_in_context_are_states_of_their_own_tokens(vlm):
     captions = ["red circle", "the blue square is green", "red"]
     found = word_states(vlm, captions, batch_size=2)

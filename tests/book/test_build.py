@@ -491,6 +491,7 @@ class TestCard:
             card.read_record(path)
 
 
+@pytest.mark.slow
 def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
     front.write(registry.load(source), tmp_path, source)
     figure = (tmp_path / "depth_figure.md").read_text()

@@ -10,7 +10,7 @@ PAGE = (ROOT / "book" / "reproduce.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.slow_except("0")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -21,6 +21,7 @@ from vlalign_utils.data.signs import WORDS
 
 N = 110
 FACT = ("kind", "owner")
+pytestmark = pytest.mark.xdist_group("concepts")  # which share what they draw
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def drawn():
         return {concept: concept_items(concept, N, 5) for concept in CONCEPTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_every_value_is_as_frequent_as_the_others(concept, drawn):
     count = Counter(item.labels[concept] for item in drawn[concept])
@@ -39,7 +41,7 @@ def test_every_value_is_as_frequent_as_the_others(concept, drawn):
     assert count.total() == N
 
 
-@pytest.mark.slow_except("form", "word", "count")
+@pytest.mark.slow_except("word")
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_same_arguments_give_the_same_items(concept, drawn):
     again = concept_items(concept, N, 5)

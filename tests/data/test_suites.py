@@ -11,7 +11,7 @@ from vlalign_utils.data.suites.protocol import drawn
 ANSWERED = [name for name, suite in SUITES.items() if suite.metric != "caption"]
 
 
-@pytest.mark.slow_except("existence", "knowledge", "digits")
+@pytest.mark.slow_except("existence", "digits")
 @pytest.mark.parametrize("name", SUITES)
 def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name, no_pictures):
     items, again, other = (load_suite(name, 30, seed) for seed in (1, 1, 2))
@@ -28,6 +28,7 @@ def test_items_are_seeded_held_out_and_of_their_suite_s_metric(name, no_pictures
         assert 0 <= item.chance < 1
 
 
+@pytest.mark.slow_except("existence", "digits", "knowledge")
 @pytest.mark.parametrize("name", ANSWERED)
 def test_answers_are_among_the_choices(name, no_pictures):
     for item in load_suite(name, 60):
@@ -47,6 +48,7 @@ def test_no_blind_rule_beats_chance(name, no_pictures):
     assert best == pytest.approx(np.mean([item.chance for item in items]), abs=0.03)
 
 
+@pytest.mark.slow_except("existence", "captions", "charts")
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "text"])
 def test_a_twin_asks_the_same_of_the_caption(name):
     for item in load_suite(name, 10):
@@ -88,6 +90,7 @@ def test_false_captions_change_one_attribute_and_are_as_rare_as_true_ones(no_pic
         assert item.choices[0] != item.choices[1]
 
 
+@pytest.mark.slow
 def test_the_chance_of_a_caption_is_that_of_another_picture_s(no_pictures):
     items = load_suite("captions", 300)
     shuffled = [agreement(b.answer, a.answer).mean for a, b in zip(items, items[1:] + items[:1], strict=True)]
@@ -95,6 +98,7 @@ def test_the_chance_of_a_caption_is_that_of_another_picture_s(no_pictures):
     assert chance == pytest.approx(np.mean(shuffled), abs=0.04)
 
 
+@pytest.mark.slow
 def test_text_holds_every_other_question_and_facts(no_pictures):
     items = load_suite("text", 300)
     groups = {item.group for item in items}

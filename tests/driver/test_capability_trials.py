@@ -69,6 +69,7 @@ def test_a_row_alone_that_gives_nan_is_an_error() -> None:
         vlm.capabilities(inputs)
 
 
+@pytest.mark.slow
 def test_an_input_that_counts_through_the_batch_leaves_padding_untried() -> None:
     vlm, inputs = build("llava")
     tower = vlm.model.model.vision_tower

@@ -182,6 +182,7 @@ def made(case: Case, answer: str) -> VLM:
     return VLM(model, hub.hub_processor(tokenizer) if case.image else tokenizer)
 
 
+@pytest.mark.slow_except("blue square")
 @each_case
 @pytest.mark.parametrize("answer", ["red", "blue square"])
 def test_turns_are_scored_as_generate_writes_them(name: str, answer: str) -> None:
@@ -361,6 +362,7 @@ def paligemma() -> tuple[VLM, Any]:
     return VLM(model, processor), processor
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' own
 def test_without_a_template_the_processor_s_own_format_is_used() -> None:
     vlm, processor = paligemma()

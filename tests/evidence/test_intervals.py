@@ -9,6 +9,7 @@ from vlalign_utils.evidence import intervals
 VALUES = np.random.default_rng(1).normal(size=(300, 3)) + np.array([0.0, 0.5, 2.0])
 
 
+@pytest.mark.slow
 def test_bootstrap_agrees_with_scipy() -> None:
     reference = scipy.stats.bootstrap(
         (VALUES[:, 1],), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
@@ -52,6 +53,7 @@ def test_peak_of_a_flat_curve_is_uncertain() -> None:
     assert peak.high - peak.low > 3
 
 
+@pytest.mark.slow
 def test_ratio_agrees_with_scipy() -> None:
     above, below = VALUES[:, 1] + VALUES[:, 2], VALUES[:, 2]
     reference = scipy.stats.bootstrap(
@@ -118,6 +120,7 @@ def test_permutation_null_sees_a_pairing_and_nothing_where_there_is_none() -> No
     assert np.abs(null.mean).max() < 0.05
 
 
+@pytest.mark.slow
 def test_permutation_p_is_uniform_under_the_null() -> None:
     draws = np.random.default_rng(100)
     p = [

@@ -77,6 +77,7 @@ def test_the_same_figure_is_the_same_bytes_and_small() -> None:
     assert len(first) < 100_000
 
 
+@pytest.mark.slow
 def test_background_is_opaque_and_light() -> None:
     image = plt.imread(io.BytesIO(png(example())))
     assert image[0, 0, 3] == 1

@@ -69,11 +69,13 @@ def test_batches_halve_until_they_fit_and_stay_small(caplog: pytest.LogCaptureFi
     ]
 
 
+@pytest.mark.slow
 def test_an_item_too_large_alone_is_named() -> None:
     with pytest.raises(MemoryError, match=r"item 7 does not fit in memory even alone \(CUDA out of memory"):
         list(backing_off([[7, 8]], Device(room=0)))
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_leaves_nothing_behind() -> None:
     alive: list[weakref.ref[Big]] = []
 

@@ -20,6 +20,7 @@ def git() -> VLM:
     return VLM(randomise(model_class(config)), processor)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_scores_are_those_of_the_plain_model_on_each_item(git: VLM) -> None:
     found = evaluate(git, ITEMS)
@@ -33,6 +34,7 @@ def test_scores_are_those_of_the_plain_model_on_each_item(git: VLM) -> None:
         assert prob == pytest.approx(each.sum().exp().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_descriptions_and_states_are_those_of_each_item_alone(git: VLM) -> None:
     assert descriptions(git, ITEMS) == [descriptions(git, [item])[0] for item in ITEMS]
     prompts, images = [item.prompt for item in ITEMS], [item.image for item in ITEMS]

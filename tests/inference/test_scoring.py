@@ -132,6 +132,7 @@ def test_metrics_may_be_mixed_and_scores_keep_the_order(vlm):
     assert mixed.tolist() == np.concatenate(parts).tolist()
 
 
+@pytest.mark.slow
 def test_a_suite_at_chance_is_uninformative():
     items = load_suite("existence", 200)
     for right, expected in ((5, False), (7, True)):  # of ten

@@ -40,6 +40,7 @@ def alone(vlm: VLM, prompt: str, image: Image.Image | None) -> tuple[Tensor, Ten
     return torch.stack(run.resid)[:, 0], inputs["input_ids"][0] == vlm.model.config.image_token_id
 
 
+@pytest.mark.slow_except("1", "3")
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batches_of_unequal_lengths_give_what_items_give_alone(vlm: VLM, batch_size: int) -> None:
     states = collect(vlm, PROMPTS, IMAGES, ["image", "last_image", "text", "last"], batch_size)

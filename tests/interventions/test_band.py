@@ -22,6 +22,7 @@ def naive(weights: np.ndarray, share: float) -> tuple[int, int]:
     raise AssertionError
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     arrays(np.float64, st.integers(1, 12), elements=st.integers(0, 8).map(float)),

@@ -71,6 +71,8 @@ def test_the_grid_is_found_by_trying(chain: str) -> None:
     assert np.array_equal(grid, SQUARE)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_tokens_that_are_no_grid_are_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = image_grid._entering
     turned = torch.arange(GRID**2).reshape(GRID, GRID).T.flatten()  # columns first

@@ -31,6 +31,7 @@ def masks(vlm: VLM, items: list[Item]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("all_solved")
+@pytest.mark.slow
 def test_exchange_reads_both_answers_as_plain_hooks_do(vlm: VLM) -> None:
     found = patching.exchange_sweep(vlm, ITEMS, DONORS, batch_size=3)
     assert found.rows == [0, 1, 2, 3]
@@ -91,6 +92,7 @@ CAPTIONED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_states_of_captions_and_pictures_are_exchanged_as_plain_hooks_do(vlm: VLM) -> None:
     found = caption_patching.caption_sweep(vlm, CAPTIONED, seed=1, batch_size=4)
@@ -120,6 +122,7 @@ def test_without_another_answer_there_is_no_control(vlm: VLM) -> None:
         caption_patching.caption_sweep(vlm, [CAPTIONED[0], CAPTIONED[3]])
 
 
+@pytest.mark.slow
 def test_later_states_put_back_are_those_of_plain_hooks(vlm: VLM) -> None:
     """Without any item answered: back-patching keeps them all."""
     swept = backpatch_sweep(vlm, ITEMS, targets=(0, 2), batch_size=3)

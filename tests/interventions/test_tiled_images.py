@@ -70,6 +70,7 @@ def test_neighbours_are_found_across_tiles_and_in_each_grid() -> None:
     assert set(near.nonzero()[0]) == {0, 1, 4, 2, 3, 6, 8, 9, 12, 16, 17, 18, 19}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_a_thing_in_tiles_is_ablated(smolvlm: VLM) -> None:
     swept = object_ablation(smolvlm, minimal_pairs(3), batch_size=2)

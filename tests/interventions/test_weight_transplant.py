@@ -77,6 +77,7 @@ def test_sweep_equals_models_built_with_those_weights(vlm: VLM, donor: VLM) -> N
     assert found.correct.shape == (4, len(sets))
 
 
+@pytest.mark.slow
 def test_choice_items_are_scored_by_their_own_metric(vlm: VLM, donor: VLM) -> None:
     items = load_suite("compositional", 2)
     found = transplant_sweep(vlm, donor, items, [(), (0,)])

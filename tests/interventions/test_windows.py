@@ -96,6 +96,7 @@ def test_layers_below_a_window_run_once_and_tokens_before_the_edit_too(vlm: VLM)
     assert tokens == [[whole, n * len(ITEMS) * later] for n in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_solved")
 def test_weights_put_back_are_those_of_the_other_stage(vlm: VLM) -> None:
     before = VLM(build("llava")[0].model, tiny_processor())

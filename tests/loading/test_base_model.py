@@ -151,6 +151,7 @@ def test_a_base_of_another_shape(
         load_vlm(hub_folder, stage="base", base=folder, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_allocated")
 def test_a_base_that_cannot_be_had(
     hub_folder: Path, language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

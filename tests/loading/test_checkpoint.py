@@ -195,7 +195,7 @@ def test_a_download_that_breaks_off(
 # --- without a network
 
 
-@pytest.mark.slow_except("NoRoute")
+@pytest.mark.slow
 @pytest.mark.parametrize("error", UNREACHABLE, ids=lambda error: type(error).__name__)
 def test_a_cached_model_loads_without_a_network(
     hub_folder: Path,

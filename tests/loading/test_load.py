@@ -103,6 +103,7 @@ def test_load_a_stage_of_a_chain(hub_folder: Path, tmp_path: Path, monkeypatch: 
         load_vlm("zoo/other")
 
 
+@pytest.mark.slow
 def test_a_single_model_is_its_own_tuned_stage(hub_folder: Path) -> None:
     assert load_vlm(hub_folder, stage="tuned", device="cpu").source.stage == "tuned"
 
@@ -208,6 +209,7 @@ def test_a_processor_of_ones_own(copy: Path) -> None:
 # --- attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_load_with_an_attention_implementation(hub_folder: Path, attention: str) -> None:
     vlm = load_vlm(str(hub_folder), attn_implementation=attention, device="cpu")
@@ -215,6 +217,7 @@ def test_load_with_an_attention_implementation(hub_folder: Path, attention: str)
     assert vlm.source.attention == attention
 
 
+@pytest.mark.slow
 def test_attention_does_not_depend_on_where_a_model_was_trained(
     copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

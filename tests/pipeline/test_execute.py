@@ -99,7 +99,11 @@ def test_a_rerun_is_the_same_bytes_timing_aside(root):
     [
         ("raise", r'01_a \(tiny\) failed in cell 4, line 2, "seed / 0": ZeroDivisionError: division by zero'),
         pytest.param("exit", r"01_a \(tiny\): its kernel died", marks=pytest.mark.slow),
-        ("no report", r"01_a \(tiny\) wrote no 01_a.json: its last cell must call report.save\(\)"),
+        pytest.param(
+            "no report",
+            r"01_a \(tiny\) wrote no 01_a.json: its last cell must call report.save\(\)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_that_fails_publishes_nothing_and_says_where(root, act, message):

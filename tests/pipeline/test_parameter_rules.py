@@ -65,6 +65,7 @@ def test_a_value_that_cannot_be_is_refused_before_anything_runs(notebook, given,
         staleness.plan(notebook, "llava", given, False, ROOT)
 
 
+@pytest.mark.slow
 def test_a_value_that_can_be_is_taken():
     given = {"targets": [0, 7], "suites": ["charts"], "width": 8}
     taken, _ = staleness.plan("06_patching", "llava", given, False, ROOT)

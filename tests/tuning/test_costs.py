@@ -39,6 +39,7 @@ def repeated(vlm: VLM) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
+@pytest.mark.slow_except("full", "band")
 @each_measured
 @pytest.mark.parametrize("name", ["full", "band", "early", "late", "connector"])
 def test_prediction_agrees_with_a_real_step(family: str, name: str) -> None:

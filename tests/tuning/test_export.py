@@ -20,7 +20,7 @@ def logits(vlm, batch):
     return vlm.model(**batch.inputs, use_cache=False).logits
 
 
-@pytest.mark.slow_except("0-mllama")
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", ["mllama", "qwen3vl"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_what_was_tuned_is_a_folder_like_the_one_it_came_from(chain, rank, tmp_path):

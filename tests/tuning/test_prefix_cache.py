@@ -115,6 +115,7 @@ def test_cross_attention_above_the_start_reads_the_image_again() -> None:
     assert any(k is not None and k >= 1 for k in vlm.anatomy.cross_attentions().values())
 
 
+@pytest.mark.slow_except("3")
 @pytest.mark.parametrize("start", [1, 3])
 def test_only_the_stream_is_kept(start: int, tmp_path: Path) -> None:
     vlm, batches = made()
@@ -244,6 +245,7 @@ def test_any_flipped_byte_is_found_and_the_batch_recorded_again(
         assert len(towers) == before
 
 
+@pytest.mark.slow
 def test_a_half_written_file_is_recorded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     vlm, batches = made(n=1)
     stored = Prefixes(vlm, batches, 2, tmp_path)

@@ -128,6 +128,7 @@ def test_a_short_run_is_asked_other_questions_of_every_suite(chain):
     assert len(trained) + len(asked) == 32 * (30 + sizes.TRIAL_BATCHES)
 
 
+@pytest.mark.slow
 def test_later_epochs_are_what_two_take_more_than_one(chain, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
@@ -172,6 +173,7 @@ def test_what_is_on_record_is_not_trained_again(found, chain, monkeypatch):
     assert again.timing == found[0].timing
 
 
+@pytest.mark.slow
 def test_seeds_draw_other_questions_in_another_order(chain):
     one, same, other = (sizes.training_batches(chain[0], SMALL, seed, 2) for seed in (0, 0, 1))
     assert torch.equal(one[0].inputs["input_ids"], same[0].inputs["input_ids"])

@@ -27,7 +27,7 @@ from vlalign_utils.zoo.recipe import Recipe, read_recipe
 
 FAMILIES = ("llava", "qwen3vl", "gemma3", "idefics3", "mllama")
 SIDE, GRID = 48, 6  # pixels, tokens
-pytestmark = pytest.mark.slow_except("llava", "mllama")
+pytestmark = [pytest.mark.slow_except("llava"), pytest.mark.xdist_group("architecture")]
 
 
 def recipe_of(family: str) -> Recipe:
@@ -73,6 +73,7 @@ def test_a_saved_model_is_driven_exactly(saved: Saved) -> None:
         assert torch.equal(saved.vlm.pixel_mask(inputs, run), mask)
 
 
+@pytest.mark.slow
 def test_text_alone_needs_no_image(saved: Saved) -> None:
     inputs: dict[str, Any] = saved.vlm.prepare(["what is there?"] * 2, answers=["red", "small star"])
     run = saved.vlm.record(**inputs)
