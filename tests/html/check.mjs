@@ -6,6 +6,7 @@
 import { createServer } from "node:http";
 import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { chromium } from "playwright-core";
@@ -166,11 +167,15 @@ try {
   const context = await browser.newContext({ viewport: DESKTOP, reducedMotion: "reduce" });
   context.setDefaultTimeout(PATIENCE);
   const contents = new Map();
-  for (const name of listPages(root)) {
-    const target = redirectOf(name);
-    contents.set(name, target ? { links: [new URL(target, `${origin}/${name}`).href], ids: [] } : await checkPage(context, name, origin));
-    report.pages += 1;
-  }
+  const waiting = listPages(root);
+  // One page at a time leaves cores idle: each waits for the theme to settle and for pictures to be written.
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let name = waiting.shift(); name !== undefined; name = waiting.shift()) {
+      const target = redirectOf(name);
+      contents.set(name, target ? { links: [new URL(target, `${origin}/${name}`).href], ids: [] } : await checkPage(context, name, origin));
+      report.pages += 1;
+    }
+  }));
   checkLinks(contents, origin);
 } finally {
   await browser.close();
