@@ -45,6 +45,39 @@ def control_labels(types: Int[np.ndarray, "items"], classes: int, seed: int = 0)
     return rng(seed, "control task").integers(0, classes, len(found))[index]
 
 
+class LinearProbe:
+    """A logistic regression at each layer, fitted once and tested as often as one likes.
+
+    Features are standardised with the training items. When the test items come from the other modality,
+    pass unlabelled training items of that modality as `reference`: they standardise the test items, which
+    takes the gap between the modalities away without looking at a test item.
+    Raises ValueError when there is only one class, or a state is not finite.
+    """
+
+    def __init__(
+        self, train: Float[Tensor, "layers train d"], train_labels: Int[np.ndarray, "train"]
+    ) -> None:
+        _check_classes(train_labels)
+        _check_finite(train)
+        self._train = train
+        self._layers = [
+            LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITER, tol=1e-3).fit(known, train_labels)
+            for known in standardise(train).numpy()
+        ]
+
+    def right(
+        self,
+        test: Float[Tensor, "layers test d"],
+        test_labels: Int[np.ndarray, "test"],
+        reference: Float[Tensor, "layers others d"] | None = None,
+    ) -> Bool[np.ndarray, "layers test"]:
+        """Which test items each layer's probe gets right."""
+        _check_finite(test, reference)
+        tried_on = standardise(test, self._train if reference is None else reference).numpy()
+        pairs = zip(self._layers, tried_on, strict=True)
+        return np.stack([probe.predict(asked) == test_labels for probe, asked in pairs])
+
+
 def linear_probe(
     train: Float[Tensor, "layers train d"],
     train_labels: Int[np.ndarray, "train"],
@@ -52,22 +85,8 @@ def linear_probe(
     test_labels: Int[np.ndarray, "test"],
     reference: Float[Tensor, "layers others d"] | None = None,
 ) -> Bool[np.ndarray, "layers test"]:
-    """Fit a logistic regression at each layer and say which test items it gets right.
-
-    Features are standardised with the training items. When the test items come from the other modality,
-    pass unlabelled training items of that modality as `reference`: they standardise the test items, which
-    takes the gap between the modalities away without looking at a test item.
-    Raises ValueError when there is only one class, or a state is not finite.
-    """
-    _check_classes(train_labels)
-    _check_finite(train, test, reference)
-    fit_on = standardise(train).numpy()
-    tried_on = standardise(test, train if reference is None else reference).numpy()
-    right = []
-    for known, asked in zip(fit_on, tried_on, strict=True):
-        probe = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITER, tol=1e-3)
-        right.append(probe.fit(known, train_labels).predict(asked) == test_labels)
-    return np.stack(right)
+    """Fit a `LinearProbe` and say which test items it gets right at each layer."""
+    return LinearProbe(train, train_labels).right(test, test_labels, reference)
 
 
 def knn_probe(
@@ -80,7 +99,7 @@ def knn_probe(
 ) -> Bool[np.ndarray, "layers test"]:
     """Let the k nearest training items vote, at each layer, and say which test items that gets right.
 
-    Nearest is largest cosine of features standardised as in `linear_probe`, of equally near items the one
+    Nearest is largest cosine of features standardised as in `LinearProbe`, of equally near items the one
     given first; of classes with equally many votes the one with the nearest item wins. Nothing is fitted:
     this reads what neighbourhoods show. Raises ValueError when there is only one class, a state is not
     finite, or unless 1 <= k <= training items.
