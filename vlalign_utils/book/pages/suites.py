@@ -47,7 +47,7 @@ which tells what tuning costs the language model.""",
             ],
         ),
         """Vision-centric suites need the image and no fact. A new suite is one file in
-`vlalign_utils/suites/` and its name in the registry there.""",
+`vlalign_utils/data/suites/` and its name in the registry there.""",
         *_chains(chains),
     ]
     for name in SUITES:
