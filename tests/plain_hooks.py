@@ -9,7 +9,7 @@ from tiny_models import IMAGE
 from torch import Tensor
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 
 
 def layers(vlm: VLM) -> Any:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 
 IMAGE, PAD = 63, 0
 TEXT: dict[str, Any] = {

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlalign_utils.data.suites import Item, load_suite
+    from vlalign_utils.data.items import Item
+    from vlalign_utils.data.worlds import load_suite
     from vlalign_utils.driver.edits import CrossOff, FreezeTokens, Knockout, Patch, Revert
     from vlalign_utils.driver.recording import Replay, Run
     from vlalign_utils.driver.vlm import VLM
@@ -27,7 +28,7 @@ PLACES = {
     "CrossOff": "driver.edits",
     "FreezeTokens": "driver.edits",
     "Interval": "evidence.intervals",
-    "Item": "data.suites",
+    "Item": "data.items",
     "Knockout": "driver.edits",
     "Patch": "driver.edits",
     "Replay": "driver.recording",
@@ -39,7 +40,7 @@ PLACES = {
     "collect": "inference.states",
     "evaluate": "inference.scoring",
     "find_band": "interventions.band",
-    "load_suite": "data.suites",
+    "load_suite": "data.worlds",
     "load_vlm": "loading.load",
     "save": "tuning.export",
     "tune": "tuning.finetune",

@@ -12,6 +12,8 @@ from threading import Thread
 import nbformat
 import pandas as pd
 import pytest
+import tiny_models
+import tiny_parts
 import torch
 from docutils.utils.math import MathError
 from hypothesis import given, settings
@@ -38,6 +40,7 @@ from vlalign_utils.data.suites import SUITES
 from vlalign_utils.evidence import claim_rules, claims, results
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
+from vlalign_utils.loading import assembled
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.normalise import digest, normalise
@@ -286,6 +289,17 @@ architectures:
         (tmp_path / "zoo" / "two" / "record.json").unlink()
         told = scale.about_all(registry.load(tmp_path), tmp_path)
         assert "2 models (One from 2 seeds), 1 of them trained from scratch by this project:" in told
+
+    @pytest.mark.usefixtures("tiny_parts")
+    def test_a_model_kept_as_what_was_trained(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(assembled, "part_folder", lambda name: pytest.fail(f"{name} was read"))
+        tiny = registry.load(source).architecture("tiny").model_copy(update={"model": "zoo/made"})
+        for stage in tiny.stages:
+            tiny_parts.write(tmp_path / "zoo" / "made" / stage, seed=0)
+        weights = sum(parameter.numel() for parameter in tiny_models.build("llava")[0].model.parameters())
+        assert scale.of(tiny, tmp_path) == scale.Scale(weights, 4, 64, False)
 
     def test_this_book_names_the_scale_of_its_models(self) -> None:
         told = scale.about_all(registry.load(), ROOT)

@@ -5,8 +5,9 @@ import pytest
 
 from vlalign_utils.data.caption_scores import agreement
 from vlalign_utils.data.scenes import held_out
-from vlalign_utils.data.suites import SUITES, compositional, load_suite
-from vlalign_utils.data.suites.protocol import drawn
+from vlalign_utils.data.suites import SUITES, compositional
+from vlalign_utils.data.suites.about import drawn
+from vlalign_utils.data.worlds import load_suite
 
 ANSWERED = [name for name, suite in SUITES.items() if suite.metric != "caption"]
 

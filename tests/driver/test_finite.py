@@ -8,7 +8,7 @@ import torch
 from tiny_models import build, tiny_processor
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.inference.scoring import evaluate
 from vlalign_utils.inference.states import collect
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.turns import end_ids, write_turns
 from vlalign_utils.inference import scoring
 from vlalign_utils.inference.answers import answer_mask

@@ -6,18 +6,11 @@ import torch
 
 from vlalign_utils import VLM
 from vlalign_utils.data.caption_scores import agreement
-from vlalign_utils.data.suites import load_suite
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
 from vlalign_utils.zoo.recipe import read_recipe
-
-
-def test_unknown_suites_and_empty_ones_are_refused():
-    with pytest.raises(ValueError, match="no suite 'colours'; there are attributes, existence"):
-        load_suite("colours", 5)
-    with pytest.raises(ValueError, match="n is 0"):
-        load_suite("digits", 0)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from plain_hooks import inputs_of, places, probs, states
 from tiny_models import ITEMS, build, tiny_processor
 
 from vlalign_utils import VLM
+from vlalign_utils.data.items import Item
 from vlalign_utils.data.minimal_pairs import minimal_pairs
-from vlalign_utils.data.suites import Item
 from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.interventions import caption_patching, patching, sweep
 from vlalign_utils.interventions.backpatching import backpatch_sweep

@@ -6,7 +6,7 @@ from tiny_models import ITEMS, build, tiny_processor
 from torch import nn
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import load_suite
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.interventions.weight_transplant import (
     layer_sets,

@@ -8,7 +8,8 @@ from PIL import Image
 from tiny_models import ITEMS, build, tiny_processor
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item, load_suite
+from vlalign_utils.data.items import Item
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.driver import recording
 from vlalign_utils.driver.capabilities import Finding
 from vlalign_utils.inference.scoring import answer_scores, batches

@@ -3,7 +3,7 @@ import torch
 from tiny_models import build
 
 from vlalign_utils import VLM, load_vlm
-from vlalign_utils.data.suites import load_suite
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.tuning import export
 from vlalign_utils.tuning.finetune import Budget, tune

@@ -16,7 +16,7 @@ from tiny_models import build, tiny_processor
 from torch import Tensor
 
 from vlalign_utils import VLM
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.inference.scoring import Batch, batches, evaluate
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import answer_loss, finetune, train_loop

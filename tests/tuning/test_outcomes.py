@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.evidence import claims
 from vlalign_utils.tuning import outcomes
 from vlalign_utils.tuning.flops import Forward, Part

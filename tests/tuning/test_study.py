@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from vlalign_utils import load_vlm
 from vlalign_utils.cli import TUNING
-from vlalign_utils.data.suites import load_suite
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from vlalign_utils import load_vlm
-from vlalign_utils.data.suites import SUITES, load_suite
+from vlalign_utils.data.suites import SUITES
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.zoo import bars, chat_data, stages

@@ -2,15 +2,19 @@ import pytest
 import yaml
 
 from vlalign_utils.paths import ROOT
-from vlalign_utils.zoo.recipe import read_recipe
+from vlalign_utils.zoo.parts_recipe import PartsRecipe
+from vlalign_utils.zoo.recipe import read_any_recipe, read_recipe
 
 RECIPES = ROOT / "zoo" / "recipes"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yml")), ids=lambda p: p.stem)
 def test_recipes_in_the_repository_are_valid(path):
-    recipe = read_recipe(path)
-    assert recipe.model["text_config"]["num_hidden_layers"] >= 8
+    recipe = read_any_recipe(path)
+    if isinstance(recipe, PartsRecipe):
+        assert read_any_recipe(RECIPES / f"{recipe.tower}.yml").tower == recipe.tower
+    else:
+        assert recipe.model["text_config"]["num_hidden_layers"] >= 8
 
 
 def test_a_recipe_takes_from_another_what_it_does_not_say():
@@ -18,6 +22,12 @@ def test_a_recipe_takes_from_another_what_it_does_not_say():
     assert again == llava.model_copy(update={"seed": 1})
     assert other.stages == llava.stages
     assert other.model["model_type"] == "mllama"
+
+
+def test_seeds_of_a_chain_from_parts_share_its_tower():
+    first, *others = (read_any_recipe(RECIPES / f"smollm{name}.yml") for name in ("", "-1", "-2"))
+    assert [other.seed for other in others] == [1, 2]
+    assert all(other.model_copy(update={"seed": 0}) == first for other in others)
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are():

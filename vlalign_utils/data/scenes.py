@@ -9,11 +9,11 @@ scene never shows a held-out combination, and an evaluation scene always shows a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-Split = Literal["train", "test"]
+from vlalign_utils.data.items import Split
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "heart", "ring")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -1,29 +1,31 @@
-"""Items of the suites as batches for a model, and how models score on them."""
+"""Items of the suites as batches for a model, and how models score on them by strict rules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from scipy.special import softmax
 from torch import Tensor
 
-from vlalign_utils.data.caption_scores import agreement
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.caption_scores import agreement, cider
+from vlalign_utils.data.items import Item, Metric
 from vlalign_utils.driver.finite import check_logits
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
 from vlalign_utils.inference.answers import answer_mask
-from vlalign_utils.inference.batching import exact_batches, length_sorted
+from vlalign_utils.inference.batching import exact_batches
+from vlalign_utils.inference.generation import generated, images_of, like_rows
 
 
 @dataclass(frozen=True)
 class Scores:
     """Per item: how right the model is, and the probability that it gives the right answer.
 
-    `correct` is 1 or 0; for descriptions it is the share of attributes that are right, and so is `prob`.
+    `correct` is 1 or 0. For descriptions it is the share of attributes that are right, or CIDEr / 10, and
+    `prob` is the same.
     """
 
     correct: Float[np.ndarray, "items"]
@@ -44,35 +46,23 @@ class Batch:
 
 def batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
     """Items in batches of like length, with or without images, left padded and on the model's device."""
-    for rows in _like(items, batch_size):
+    for rows in like_rows(items, batch_size):
         yield as_batch(vlm, items, rows)
 
 
 def evaluation_batches(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Iterator[Batch]:
     """Yield `batches`, or each item alone in a model where padding or other items would move its tokens."""
-    for rows in exact_batches(vlm, _like(items, batch_size)):
+    for rows in exact_batches(vlm, like_rows(items, batch_size)):
         yield as_batch(vlm, items, rows)
 
 
 def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
     """These rows of the items as one batch, in this order; all have an image, or none."""
     chosen = [items[row] for row in rows]
-    prompts, images, answers = [i.prompt for i in chosen], _images(chosen), [i.answer for i in chosen]
+    prompts, images, answers = [i.prompt for i in chosen], images_of(chosen), [i.answer for i in chosen]
     inputs = vlm.prepare(prompts, images, answers)
     mask = answer_mask(vlm, inputs, prompts, images, answers)
     return Batch(list(rows), inputs, inputs["input_ids"].masked_fill(~mask, -1))
-
-
-def _images(items: Sequence[Item]) -> list[Image.Image] | None:
-    return [item.image for item in items if item.image is not None] or None
-
-
-def _like(items: Sequence[Item], batch_size: int) -> list[list[int]]:
-    """Rows of items with images, then without, in batches of like length."""
-    blind = [item.image is None for item in items]
-    lengths = [(blind[i], len(item.prompt) + len(item.answer)) for i, item in enumerate(items)]
-    # The shortest first, as in the studies on record: their batches, and so their numbers, are in this order.
-    return length_sorted(lengths, batch_size, blind, longest_first=False)
 
 
 _CAUSES = {
@@ -131,8 +121,7 @@ def evaluate(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
     ((4,), True)
     """
     correct, prob = np.zeros(len(items)), np.zeros(len(items))
-    by_metric = {"answer": _answered, "choice": _chosen, "caption": _described}
-    for metric, score in by_metric.items():
+    for metric, score in BY_METRIC.items():
         rows = [row for row, item in enumerate(items) if item.metric == metric]
         if rows:
             scores = score(vlm, [items[row] for row in rows], batch_size)
@@ -150,28 +139,31 @@ def informative(scores: Scores, items: Sequence[Item], seed: int = 0) -> bool:
 
 
 def _answered(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
-    correct, log_prob = _likely(vlm, items, batch_size)
+    correct, log_prob, _ = _likely(vlm, items, batch_size)
     return Scores(correct, np.exp(log_prob))
 
 
 @torch.no_grad()
 def _likely(
     vlm: VLM, items: Sequence[Item], batch_size: int
-) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
-    correct, log_prob = np.zeros(len(items)), np.zeros(len(items))
+) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
+    """Whether each answer is the greedy one, its log probability, and its number of tokens."""
+    correct, log_prob, tokens = (np.zeros(len(items)) for _ in range(3))
     for batch in evaluation_batches(vlm, items, batch_size):
         logits = vlm.model(**batch.inputs, use_cache=False).logits
         check_logits(vlm.anatomy, batch.inputs, logits)
         # A model may put image features before the text without placeholders: answers count from the right.
         text = logits[:, -batch.answers.shape[1] :]
         correct[batch.rows], log_prob[batch.rows] = _read(text, batch.answers)
-    return correct, log_prob
+        tokens[batch.rows] = (batch.answers[:, 1:] >= 0).sum(1).cpu().numpy()
+    return correct, log_prob, tokens
 
 
-def _chosen(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
-    """Every choice is read as if it were the answer; the likeliest is chosen."""
+def _chosen(vlm: VLM, items: Sequence[Item], batch_size: int, by_token: bool = False) -> Scores:
+    """Every choice is read as if it were the answer; the likeliest, or the likeliest by token, is chosen."""
     options = [replace(item, answer=choice) for item in items for choice in item.choices]
-    likely = iter(_likely(vlm, options, batch_size)[1])
+    _, log_prob, tokens = _likely(vlm, options, batch_size)
+    likely = iter(log_prob / tokens if by_token else log_prob)
     correct, prob = np.zeros(len(items)), np.zeros(len(items))
     for row, item in enumerate(items):
         own = np.array([next(likely) for _ in item.choices])
@@ -187,24 +179,23 @@ def _described(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
     return Scores(right, right)
 
 
-@torch.no_grad()
+def _compared(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
+    """CIDEr-D of descriptions, divided by the 10 that it gives the same words."""
+    said = descriptions(vlm, items, batch_size)
+    right = cider(said, [[item.answer, *item.accepted] for item in items]) / 10
+    return Scores(right, right)
+
+
+BY_METRIC: Mapping[Metric, Callable[[VLM, Sequence[Item], int], Scores]] = {
+    "answer": _answered,
+    "choice": _chosen,
+    "mean choice": partial(_chosen, by_token=True),
+    "caption": _described,
+    "cider": _compared,
+}
+
+
 def descriptions(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> list[str]:
     """What the model itself (greedily) says to each item, in their order."""
-    said = [""] * len(items)
     longest = max(len(vlm.tokenizer(item.answer)["input_ids"]) for item in items)
-    for rows in exact_batches(vlm, _like(items, batch_size)):
-        chosen = [items[row] for row in rows]
-        inputs = vlm.prepare([item.prompt for item in chosen], _images(chosen))
-        out = vlm.model.generate(
-            **inputs,
-            max_new_tokens=2 * longest,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        check_logits(vlm.anatomy, inputs, out.logits[0][:, None])
-        said_ids = out.sequences[:, inputs["input_ids"].shape[1] :]
-        texts = vlm.tokenizer.batch_decode(said_ids, skip_special_tokens=True)
-        for row, text in zip(rows, texts, strict=True):
-            said[row] = text.strip()
-    return said
+    return generated(vlm, items, 2 * longest, batch_size)

@@ -6,7 +6,7 @@ image ended too late. Source: Biran et al. 2024, 2406.12775; for images 2506.090
 
 from collections.abc import Sequence
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.edits import Patch, check_layer
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.edits import Patch, tokens_first
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vlalign_utils.data.items import Item
 from vlalign_utils.data.minimal_pairs import MinimalPair
 from vlalign_utils.data.render import SIDE, coverage
-from vlalign_utils.data.suites import Item
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vlalign_utils.data.items import Item
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.minimal_pairs import MinimalPair
-from vlalign_utils.data.suites import Item
-from vlalign_utils.data.suites.protocol import item_of
+from vlalign_utils.data.suites.about import item_of
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.anatomy import key_source, self_attentions
 from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.vlm import VLM

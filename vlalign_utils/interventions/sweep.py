@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.edits import check_layer, check_same_layers
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import Interval, bootstrap_ratio

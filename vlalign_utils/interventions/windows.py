@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.driver.edits import CrossOff, Edit, FreezeTokens, Knockout, Revert
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM

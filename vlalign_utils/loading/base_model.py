@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
+from vlalign_utils.loading.assembled import whole
 from vlalign_utils.loading.base_weights import Plan, plan, write_weights
 from vlalign_utils.loading.checkpoint import (
     LOG,
@@ -82,7 +83,7 @@ def find_base(
             "pass its hub id or folder with base="
         )
     try:
-        found = locate(name, revision=base_revision)
+        found = whole(locate(name, revision=base_revision))
         check_weights(found)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlalign_utils.driver.verbosity import without_progress_bars
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.loading.assembled import whole
 from vlalign_utils.loading.base_model import check_pair, find_base
 from vlalign_utils.loading.checkpoint import (
     LOG,
@@ -94,7 +95,7 @@ def load_vlm(
         given |= {k: None if v == "auto" else v for k, v in (("device", device), ("dtype", dtype))}
         return _wrap(name, processor, [k for k, v in given.items() if v is not None])
     placement = place(device, dtype, attn_implementation, device_map, quantization)
-    checkpoint = locate(name, stage, revision)
+    checkpoint = whole(locate(name, stage, revision))
     check_files(checkpoint, processor is None)
     wants_base = check_pair(checkpoint, base, base_revision, quantization)
     if trust_remote_code:

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from vlalign_utils.data.suites import Item
+from vlalign_utils.data.items import Item
 from vlalign_utils.evidence import claims
 from vlalign_utils.evidence.intervals import Interval, above_chance, rng
 from vlalign_utils.tuning.costs import of_training

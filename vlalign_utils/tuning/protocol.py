@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from vlalign_utils.data.suites import SUITES, Item, load_suite
+from vlalign_utils.data.items import Item
+from vlalign_utils.data.suites import SUITES
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference import scoring

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import typer
 
-from vlalign_utils.data.suites import Item, load_suite
+from vlalign_utils.data.items import Item
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import scoring
 from vlalign_utils.inference.fingerprints import weights_identity

@@ -1,7 +1,7 @@
 """A chain's recipe: architecture and schedules, read from zoo/recipes/<chain>.yml."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -9,7 +9,9 @@ from pydantic import Field, ValidationError
 from vlalign_utils.evidence.strict import Closed
 from vlalign_utils.tuning.train_loop import Schedule
 from vlalign_utils.zoo.architecture import Shell
+from vlalign_utils.zoo.parts_recipe import PartsRecipe
 
+Kind = TypeVar("Kind", bound=Closed)
 STAGES = ("base", "aligned", "tuned")  # those saved as model folders, in order
 
 
@@ -31,12 +33,25 @@ class Recipe(Shell):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; what it leaves out is that of the recipe it says it is `like`.
+    """Read and check the recipe of a chain that is trained from scratch.
 
-    Raises FileNotFoundError or ValueError naming the file and the field.
+    What it leaves out is that of the recipe it says it is `like`. Raises FileNotFoundError or ValueError
+    naming the file and the field.
     """
+    return _read(path, Recipe)
+
+
+def read_any_recipe(path: Path) -> Recipe | PartsRecipe:
+    """Read and check a recipe of either kind: one that names a `tower` is that of a chain from parts.
+
+    Raises as `read_recipe` does.
+    """
+    return _read(path, PartsRecipe) if "tower" in _fields(path) else _read(path, Recipe)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return Recipe.model_validate(_fields(path))
+        return kind.model_validate(_fields(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

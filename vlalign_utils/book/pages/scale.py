@@ -2,15 +2,17 @@
 
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlalign_utils.book.pages.card import read_record
 from vlalign_utils.evidence.findings import counted, joined
 from vlalign_utils.loading.checkpoint import locate
 from vlalign_utils.loading.safetensors_headers import read_headers
+from vlalign_utils.loading.stage_file import STAGE
 from vlalign_utils.pipeline.registry import Architecture, Registry
 
 DEPTHS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")  # an encoder-decoder has several
@@ -30,6 +32,7 @@ class Scale(NamedTuple):
 def of(arch: Architecture, root: Path) -> Scale | None:
     """The scale of an architecture's last stage; None for a model that is on the hub and not in a folder.
 
+    A stage that is kept as what was trained is counted by its configuration: pages need no pretrained part.
     Raises ValueError naming a weights file that is missing or damaged.
     """
     folder = root / arch.model
@@ -37,13 +40,21 @@ def of(arch: Architecture, root: Path) -> Scale | None:
         return None
     place = locate(folder, arch.stages[-1] if len(arch.stages) > 1 else None)
     assert place.folder is not None
-    text = AutoConfig.from_pretrained(place.folder).get_text_config(decoder=True)
-    weights = sum(prod(header.shape) for header in read_headers(place).values())
+    config = AutoConfig.from_pretrained(place.folder)
+    text = config.get_text_config(decoder=True)
+    made_of_parts = STAGE in place.files
+    if made_of_parts:
+        with torch.device("meta"):
+            empty: Any = AutoModelForImageTextToText.from_config(config)
+        weights = sum(parameter.numel() for parameter in empty.parameters())
+    else:
+        weights = sum(prod(header.shape) for header in read_headers(place).values())
     words = place.folder / "tokenizer.json"
     tokens = Tokenizer.from_file(str(words)).get_vocab_size() if words.is_file() else text.vocab_size
     layers = next(count for name in DEPTHS if isinstance(count := getattr(text, name, None), int))
     record = read_record(folder / "record.json")
-    return Scale(weights, layers, tokens, record is not None and set(arch.stages) <= set(record.stages))
+    all_on_record = record is not None and set(arch.stages) <= set(record.stages)
+    return Scale(weights, layers, tokens, all_on_record and not made_of_parts)
 
 
 def about_one(arch: Architecture, root: Path) -> str:

@@ -6,7 +6,8 @@ from matplotlib import pyplot as plt
 
 from vlalign_utils.book.pages.card import Record, read_record
 from vlalign_utils.book.pages.markdown import interval, number, table, text
-from vlalign_utils.data.suites import SUITES, load_suite
+from vlalign_utils.data.suites import SUITES
+from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.evidence import plots
 from vlalign_utils.paths import write_atomic
 

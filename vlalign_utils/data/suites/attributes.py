@@ -1,8 +1,9 @@
 """Suite `attributes`: colour, form, size or place of one thing."""
 
 from vlalign_utils.data.documents import LOOKUPS
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.language import ask_scene
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="attributes",

@@ -6,10 +6,11 @@ from functools import cache
 import numpy as np
 
 from vlalign_utils.data.caption_scores import agreement
+from vlalign_utils.data.items import Item, Suite
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.language import LANGUAGES, Question, describe
 from vlalign_utils.data.scenes import Split
-from vlalign_utils.data.suites.protocol import Item, Suite, drawn, item_of
+from vlalign_utils.data.suites.about import drawn, item_of
 
 PAIRS = 400  # of pictures, by which chance is found
 

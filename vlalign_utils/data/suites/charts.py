@@ -1,7 +1,8 @@
 """Suite `charts`: bars, compared and read."""
 
 from vlalign_utils.data.charts import ask_chart
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.items import Suite
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="charts",

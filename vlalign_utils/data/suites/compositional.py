@@ -6,10 +6,11 @@ from itertools import combinations
 
 import numpy as np
 
+from vlalign_utils.data.items import Item, Suite
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.language import LANGUAGES, Question, describe
 from vlalign_utils.data.scenes import Scene, Split, held_out
-from vlalign_utils.data.suites.protocol import Item, Suite, drawn, item_of
+from vlalign_utils.data.suites.about import drawn, item_of
 
 SWAPPED = {"colour": ("colour",), "size": ("size",), "place": ("row", "column")}
 

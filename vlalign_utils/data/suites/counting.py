@@ -1,7 +1,8 @@
 """Suite `counting`: how many things there are, and how two of them lie to each other."""
 
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.language import ask_scene
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="counting",

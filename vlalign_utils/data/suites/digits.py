@@ -1,7 +1,8 @@
 """Suite `digits`: real handwriting, of items that no training picture shows."""
 
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.kinds import KINDS
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="digits",

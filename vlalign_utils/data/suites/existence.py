@@ -1,7 +1,8 @@
 """Suite `existence`: yes or no, balanced; things that are not there are made of what is."""
 
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.language import ask_exists
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="existence",

@@ -1,8 +1,9 @@
 """Suite `knowledge`: facts that only text taught, asked about a picture."""
 
 from vlalign_utils.data.documents import FACTS
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.language import ask_scene
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="knowledge",

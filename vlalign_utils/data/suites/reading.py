@@ -1,7 +1,8 @@
 """Suite `reading`: the word written in the picture."""
 
+from vlalign_utils.data.items import Suite
 from vlalign_utils.data.signs import ask_sign
-from vlalign_utils.data.suites.protocol import Suite, about
+from vlalign_utils.data.suites.about import about
 
 SUITE = Suite(
     name="reading",

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vlalign_utils.data.items import Item, Suite
 from vlalign_utils.data.language import LANGUAGES, ask_fact
 from vlalign_utils.data.scenes import Split
 from vlalign_utils.data.suites import (
@@ -13,7 +14,6 @@ from vlalign_utils.data.suites import (
     knowledge,
     reading,
 )
-from vlalign_utils.data.suites.protocol import Item, Suite
 
 ABOUT = (attributes, existence, counting, charts, reading, digits, knowledge)
 FACTS = 0.1  # of the items

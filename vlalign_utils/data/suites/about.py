@@ -1,71 +1,18 @@
-"""What a suite is: seeded, held-out items, each scored by one of three metrics, with a caption version."""
+"""Items about the drawn world: one question about each image of a kind, and what blind rules score."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vlalign_utils.data.items import Item, Make
 from vlalign_utils.data.kinds import KINDS, Kind
 from vlalign_utils.data.language import LANGUAGES, Language, Question
 from vlalign_utils.data.scenes import Split
-
-Metric = Literal["answer", "choice", "caption"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question with its image; `caption` says in words what the image shows.
-
-    Metric `answer`: the model's own (greedy) answer must be `answer`, which is one of `choices`.
-    `choice`: the likeliest of `choices`, read whole, must be `answer`. `caption`: the model's own description
-    is compared, attribute by attribute, with `answer`; `choices` is empty. `group` names what the blind rule
-    is found over; items without an image ask about text.
-
-    >>> from PIL import Image
-    >>> from vlalign_utils import Item
-    >>> red = Image.new("RGB", (48, 48), "red")
-    >>> item = Item(red, "What colour?", "red", ("red", "blue"), group="colours", caption="It is red.")
-    >>> item.chance, item.caption_version().prompt
-    (0.5, 'It is red. What colour?')
-    """
-
-    image: Image.Image | None
-    prompt: str
-    answer: str
-    choices: tuple[str, ...]
-    group: str
-    caption: str
-    metric: Metric = "answer"
-    guess: float | None = None  # what the best blind rule scores, where that is not 1 / choices
-
-    @property
-    def chance(self) -> float:
-        """Return the mean score of the best blind rule."""
-        return 1 / len(self.choices) if self.guess is None else self.guess
-
-    def caption_version(self) -> "Item":
-        """Return the item that asks the same question about the caption instead of the image."""
-        return replace(self, image=None, prompt=f"{self.caption} {self.prompt}")
-
-
-Make = Callable[[int, np.random.Generator, Split], list[Item]]
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A named set of items. `vision_centric` says that a picture is needed and no fact is."""
-
-    name: str
-    mirrors: str  # the public benchmark that asks the same of real photographs
-    asks: str
-    metric: Metric
-    vision_centric: bool
-    make: Make
-
 
 Ask = Callable[[Any, Language, np.random.Generator], Question]
 BLIND = 4000  # questions from which the best blind rule is found

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from vlalign_utils import load_vlm
+from vlalign_utils.paths import ROOT
+from vlalign_utils.tuning import train_loop
+from vlalign_utils.zoo import build as zoo
+from vlalign_utils.zoo import compiled, parts_build, things_data
+from vlalign_utils.zoo.recipe import read_any_recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm")]
+STAGES = ("base", "aligned", "tuned")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A chain built by the real code from the real recipe, with two steps a stage."""
+    root = tmp_path_factory.mktemp("repo")
+    recipe = read_any_recipe(ROOT / "zoo" / "recipes" / "smollm.yml").model_dump() | {"tower": "tiny"}
+    for schedule in recipe["stages"].values():
+        schedule.update(steps=2, batch_size=3)
+    (root / "zoo" / "recipes").mkdir(parents=True)
+    (root / "zoo" / "recipes" / "tiny.yml").write_text(yaml.safe_dump(recipe))
+    (root / "zoo" / "recipes" / "again.yml").write_text("like: tiny\nseed: 1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (zoo, parts_build):
+            patch.setattr(module, "ROOT", root)
+        patch.setattr(compiled.shutil, "which", lambda name: None)  # it takes a minute
+        yield zoo.build("tiny")
+    torch.use_deterministic_algorithms(False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def weights(chain):
+    return {stage: load_vlm(chain, stage, device="cpu").model.state_dict() for stage in STAGES}
+
+
+def test_stages_train_what_they_say(weights):
+    moved = {n for n in weights["base"] if not weights["base"][n].equal(weights["aligned"][n])}
+    assert moved
+    assert all("multi_modal_projector" in name for name in moved)
+    moved = {n for n in weights["base"] if not weights["aligned"][n].equal(weights["tuned"][n])}
+    assert {n.split("layers.")[-1].split(".", 1)[1] for n in moved if "language_model.layers" in n} == {
+        f"{part}.weight"
+        for part in (
+            *(f"self_attn.{p}_proj" for p in "qkvo"),
+            *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
+        )
+    }
+    assert not any("vision_tower" in name or "embed_tokens" in name for name in moved)
+
+
+def test_the_tower_s_last_blocks_are_trained_once_for_all_stages(chain, weights):
+    tower = load_file(chain / parts_build.TOWER)
+    assert all(".blocks.0." not in name for name in tower)
+    for name, value in tower.items():
+        assert torch.equal(value.float(), weights["tuned"][name].float())
+    assert not list(chain.glob("*/tower*"))
+
+
+def test_what_is_kept_is_small(chain):
+    assert sum(file.stat().st_size for file in chain.rglob("*")) < 24 * 2**20
+
+
+def test_the_record_says_how_each_stage_was_trained(chain):
+    record = json.loads((chain / "record.json").read_text())
+    assert list(record["stages"]) == ["vision", "aligned", "tuned"]
+    for stage in record["stages"].values():
+        assert (stage["steps"], stage["examples"], len(stage["curve"])) == (2, 6, 2)
+        assert stage["device"].startswith("1 x CPU")
+    assert record["recipe"] == read_any_recipe(chain.parent / "recipes" / "tiny.yml").model_dump()
+
+
+def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
+    """Killed in the last stage after one of its steps; what is complete is not trained again."""
+    whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
+    (checkpoint,) = (chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-*")
+    checkpoint.unlink()
+    monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
+
+    def cut(n, seed, step, side):
+        if step == 1:
+            raise KeyboardInterrupt
+        return things_data.questioned(n, seed, step, side)
+
+    monkeypatch.setattr(parts_build, "questioned", cut)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.build("tiny")
+    monkeypatch.setattr(parts_build, "questioned", things_data.questioned)
+    zoo.build("tiny")
+    assert whole
+    for path, before in whole.items():
+        after = load_file(path)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_tower_that_is_not_there_is_named(chain, monkeypatch):
+    (chain / parts_build.TOWER).rename(chain / "elsewhere")
+    try:
+        with pytest.raises(ValueError, match="make zoo CHAIN=tiny"):
+            zoo.build("again")
+    finally:
+        (chain / "elsewhere").rename(chain / parts_build.TOWER)

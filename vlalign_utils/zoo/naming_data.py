@@ -1,0 +1,84 @@
+"""Images of stage `vision` and the words for their regions: things, signs, digits, and bars of charts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vlalign_utils.data.things.handwriting import draw_digit, written_digits
+from vlalign_utils.data.things.month_charts import MONTHS, STEPS, draw_chart, month_charts
+from vlalign_utils.data.things.render import render
+from vlalign_utils.data.things.scenes import Scene, draw_repeated, draw_scene
+from vlalign_utils.data.things.splits import trained_things
+from vlalign_utils.data.things.written_signs import WORDS, draw_sign, written_signs
+from vlalign_utils.zoo.naming_stage import Region, as_batch
+
+NAMES, SIGNS, DIGITS, MONTH_NAMES, HEIGHTS = range(5)  # axes
+OTHERS = 0.25  # of the images show no things: a third each of signs, digits and charts
+COUNTS = (1, 1, 1, 1, 2, 2, 3, 3, 4)  # of things in a scene
+REPEATED = 0.1  # of scenes show one thing several times
+
+Picture = tuple[UInt8[np.ndarray, "side side 3"], list[Region]]
+
+
+def sizes() -> list[int]:
+    """Number of words along each axis."""
+    return [len(trained_things()), len(WORDS), 10, len(MONTHS), STEPS]
+
+
+def naming_batches(
+    processor: Any,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    first: int = 0,
+    share: slice = slice(None),
+) -> Iterator[dict[str, Any]]:
+    """Batches `first` to `steps` of images and regions; the same step always gets the same batch.
+
+    `share` is the part of the images that a process takes.
+    """
+    images: Any = processor.image_processor
+    side = images.size["height"]
+    for step in range(first, steps):
+        seeds = np.random.default_rng([seed, step]).integers(2**31, size=batch_size)[share]
+        shown = [draw(np.random.default_rng(own), side) for own in seeds]
+        pixels = images([Image.fromarray(image) for image, _ in shown], return_tensors="pt")["pixel_values"]
+        yield as_batch(pixels, [regions for _, regions in shown], side // processor.patch_size)
+
+
+def draw(rng: np.random.Generator, side: int) -> Picture:
+    """One training image with its regions."""
+    if rng.random() >= OTHERS:
+        if rng.random() < REPEATED:
+            scene = draw_repeated(rng, "train", int(rng.integers(2, 5)))
+        else:
+            scene = draw_scene(rng, "train", COUNTS[rng.integers(len(COUNTS))])
+        return render(scene, side), _named(scene)
+    own, which = int(rng.integers(2**31)), rng.integers(3)
+    if which == 0:
+        sign = next(written_signs(1, own, "train"))
+        image, box = draw_sign(sign, side)
+        return image, [Region(box, SIGNS, WORDS.index(sign.word))]
+    if which == 1:
+        digit = next(written_digits(1, own, "train"))
+        image, box = draw_digit(digit, side)
+        return image, [Region(box, DIGITS, digit.value)]
+    chart = next(month_charts(1, own, "train"))
+    image, columns = draw_chart(chart, side)
+    regions = []
+    for box, month, height in zip(columns, chart.months, chart.heights, strict=True):
+        regions += [Region(box, MONTH_NAMES, list(MONTHS).index(month)), Region(box, HEIGHTS, height - 1)]
+    return image, regions
+
+
+def _named(scene: Scene) -> list[Region]:
+    numbers = {thing: number for number, thing in enumerate(trained_things())}
+    found = []
+    for placed in scene.placed:
+        half = placed.size / 2
+        box = (placed.x - half, placed.y - half, placed.x + half, placed.y + half)
+        found.append(Region(box, NAMES, numbers[placed.thing]))
+    return found

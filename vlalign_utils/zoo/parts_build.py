@@ -1,0 +1,146 @@
+"""Train a chain around pretrained parts and keep of every stage what was trained, with its record."""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.evidence.results import tidy_json
+from vlalign_utils.loading.stage_file import write_stage
+from vlalign_utils.paths import ROOT, atomic_file, write_atomic
+from vlalign_utils.tuning.train_loop import History, Schedule
+from vlalign_utils.zoo.from_parts import PARTS, build_processor, fresh_model
+from vlalign_utils.zoo.naming_data import naming_batches, sizes
+from vlalign_utils.zoo.parts_recipe import PartsRecipe
+from vlalign_utils.zoo.parts_stages import train_answers, train_connector, train_tower
+from vlalign_utils.zoo.records import device_name, stage_record, versions
+from vlalign_utils.zoo.start import start
+from vlalign_utils.zoo.things_data import captioned, questioned
+
+TOWER = "tower.safetensors"
+CONNECTOR = "connector.safetensors"
+
+
+def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
+    """Train `chain`, or resume, and return its folder; stages that are complete are not trained again.
+
+    Checkpoints live in .cache/zoo/<chain>/, each named after what of the recipe decides it. Raises ValueError
+    when the tower is another chain's that is not there.
+    """
+    folder = ROOT / "zoo" / chain
+    processor = build_processor(recipe.side)
+    tower = ROOT / "zoo" / recipe.tower / TOWER
+    if recipe.tower == chain:
+        _vision(chain, recipe, processor, tower, start(device, "no"))
+    elif not tower.is_file():
+        raise ValueError(f"{tower} is missing: train it first, with make zoo CHAIN={recipe.tower}")
+    accelerator = start(device)
+    model = fresh_model(recipe.seed, torch.bfloat16, [tower], recipe.side)
+    # The fused attention is slow in bfloat16 on a CPU.
+    model.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")
+    vlm = VLM(model, processor)
+    own: dict[str, Any] = {"model": model, "processor": processor, "parts": PARTS, "shared": [tower]}
+    if accelerator.is_main_process:
+        write_stage(folder / "base", **own, seed=recipe.seed)
+    where = {"seed": recipe.seed, "accelerator": accelerator}
+    schedules = recipe.stages
+    history, connector = train_connector(
+        vlm,
+        partial(captioned, side=recipe.side),
+        schedules.aligned,
+        **where,
+        checkpoint=checkpoint(chain, recipe, "aligned"),
+    )
+    _place(model, connector)
+    if accelerator.is_main_process:
+        write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
+        _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
+    history, connector, lora = train_answers(
+        vlm,
+        partial(questioned, side=recipe.side),
+        schedules.tuned,
+        recipe.rank,
+        **where,
+        checkpoint=checkpoint(chain, recipe, "tuned"),
+    )
+    if accelerator.is_main_process:
+        alpha = 2.0 * recipe.rank
+        write_stage(folder / "tuned", **own, weights={CONNECTOR: connector}, lora=lora, alpha=alpha)
+        _record(folder, recipe, "tuned", schedules.tuned, history, connector | lora, accelerator)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def checkpoint(chain: str, recipe: PartsRecipe, stage: str) -> Path:
+    """A stage's checkpoint, named after what of the recipe decides the stage: later stages do not."""
+    stages = list(type(recipe.stages).model_fields)
+    later = set(stages[stages.index(stage) + 1 :])
+    decides = recipe.model_dump_json(exclude={"stages": later} | ({} if stage == "tuned" else {"rank": True}))
+    name = hashlib.sha256(decides.encode()).hexdigest()[:12]
+    return ROOT / ".cache" / "zoo" / chain / f"{stage}-{name}.ckpt"
+
+
+def _vision(chain: str, recipe: PartsRecipe, processor: Any, tower: Path, accelerator: Accelerator) -> None:
+    """Train the tower, or resume, and write what was trained of it beside the chain's stages."""
+    schedule = recipe.stages.vision
+
+    def batches(first: int) -> Any:
+        share = slice(accelerator.process_index, None, accelerator.num_processes)
+        return naming_batches(processor, schedule.batch_size, schedule.steps, recipe.seed, first, share)
+
+    history, weights = train_tower(
+        fresh_model(recipe.seed, pixels=recipe.side),
+        recipe.tower_trained,
+        sizes(),
+        batches,
+        schedule,
+        seed=recipe.seed,
+        accelerator=accelerator,
+        checkpoint=checkpoint(chain, recipe, "vision"),
+    )
+    if accelerator.is_main_process:
+        tower.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(tower) as unfinished:
+            save_file(weights, unfinished, metadata={"format": "pt"})
+        _record(tower.parent, recipe, "vision", schedule, history, weights, accelerator)
+    accelerator.wait_for_everyone()
+
+
+def _record(
+    folder: Path,
+    recipe: PartsRecipe,
+    stage: str,
+    schedule: Schedule,
+    history: History,
+    weights: dict[str, Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Note in the chain's record how a stage was trained; what it says of others stays."""
+    path = folder / "record.json"
+    stages = json.loads(path.read_bytes())["stages"] if path.is_file() else {}
+    trained = sum(value.numel() for value in weights.values())
+    stages[stage] = stage_record(schedule, history, trained) | {
+        "device": device_name(accelerator),
+        "versions": versions(),
+    }
+    record = {
+        "chain": folder.name,
+        "seed": recipe.seed,
+        "recipe": recipe.model_dump(),
+        "stages": stages,
+    }
+    write_atomic(path, tidy_json(record))
+
+
+@torch.no_grad()
+def _place(model: Any, weights: dict[str, Tensor]) -> None:
+    own = dict(model.named_parameters())
+    for name, value in weights.items():
+        own[name].copy_(value)

@@ -1,0 +1,30 @@
+"""Where a chain is trained: on the processor or on GPUs, deterministically."""
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from vlalign_utils.tuning.accelerators import new_accelerator
+
+
+def start(device: str, precision: str = "bf16") -> Accelerator:
+    """Accelerator on `device` (`cpu`, or `cuda` for as many as `accelerate launch` gives); deterministic.
+
+    `precision` is that of the forward pass: "bf16", or "no" for single.
+
+    Raises ValueError for another device, or one that is not there.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"DEVICE is {device!r}; expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("DEVICE is cuda, but torch sees no CUDA device; leave it out to train on the CPU")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
+    torch.use_deterministic_algorithms(True)
+    # A stage leaves out what its batches do not reach: layers for images where there are none.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # The others wait while one process evaluates.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    return new_accelerator(precision, device == "cpu", [unused, patience])
