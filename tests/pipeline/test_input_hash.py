@@ -63,6 +63,13 @@ def test_hash_changes_with_source_parameters_and_model_only(project, llava):
     assert now() not in (first, changed)
 
 
+def test_hash_changes_with_the_world(project, llava):
+    def of(**change):
+        return input_hash("01_a", llava.model_copy(update=change), {}, project)
+
+    assert of(world="drawn") == of() != of(world="things")
+
+
 def test_hash_changes_with_what_decides_the_claims_of_this_notebook_only(project, llava):
     def now(**change):
         claim = {

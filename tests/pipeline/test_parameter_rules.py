@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import yaml
 
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import parameter_rules, registry, staleness
-from vlalign_utils.pipeline.parameter_rules import RELATIONS, RULES, fault
+from vlalign_utils.pipeline.parameter_rules import OF_WORLD, RELATIONS, RULES, fault
 from vlalign_utils.pipeline.parameters import SET_BY_RUN, ParameterError, defaults, read_notebook
 
 ENTRIES = registry.load()
@@ -16,13 +17,13 @@ def params(name):
 
 
 def test_every_parameter_of_every_notebook_has_a_rule_that_its_default_meets():
-    known = set()
+    known, rules = set(), set(RULES) | set(OF_WORLD["drawn"])
     for name in NOTEBOOKS:
         own = params(name)
         known |= set(own)
-        assert set(own) <= set(RULES), name
+        assert set(own) <= rules, name
         assert fault(own, layers=8) is None, name
-    assert known == set(RULES)
+    assert known == rules
     assert {name for relation in RELATIONS for name in relation} <= known
 
 
@@ -63,6 +64,18 @@ def test_every_parameter_of_every_notebook_has_a_rule_that_its_default_meets():
 def test_a_value_that_cannot_be_is_refused_before_anything_runs(notebook, given, message):
     with pytest.raises(ParameterError, match=rf"^{notebook}: .*{message}"):
         staleness.plan(notebook, "llava", given, False, ROOT)
+
+
+def test_suites_are_those_of_the_entry_s_world(tmp_path):
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    entry = {"title": "T", "description": "D", "model": "org/t", "revision": "a", "world": "things"}
+    known = {"notebooks": ["04_causal"], "comparison": "90_comparison", "architectures": {"t": entry}}
+    (tmp_path / "architectures.yml").write_text(yaml.safe_dump(known))
+    given = {"suites": ["naming", "relations"]}
+    assert staleness.plan("04_causal", "t", given, False, tmp_path)[0]["suites"] == given["suites"]
+    for wrong in ({}, {"suites": ["unseen"]}):  # the default is of the drawn world; a choice is no sweep
+        with pytest.raises(ParameterError, match=r"suites of the world 'things', among naming, .* not \["):
+            staleness.plan("04_causal", "t", wrong, False, tmp_path)
 
 
 @pytest.mark.slow

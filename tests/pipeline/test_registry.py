@@ -1,6 +1,9 @@
+from typing import get_args
+
 import pytest
 import yaml
 
+from vlalign_utils.data.worlds import WORLDS
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.registry import RegistryError
 
@@ -17,6 +20,13 @@ def test_the_project_s_own_registry_is_valid():
     entries = registry.load()
     assert entries.select()[0].name == "llava"
     assert entries.architecture("llava").stages == ["base", "aligned", "tuned"]
+
+
+def test_an_entry_names_one_of_the_worlds_there_are(tmp_path):
+    assert {*get_args(registry.World)} == {*WORLDS}
+    data = {**GOOD, "architectures": {"one": ENTRY, "two": {**ENTRY, "world": "things"}}}
+    entries = registry.load(write(tmp_path, data))
+    assert [entry.world for entry in entries.select("all")] == ["drawn", "things"]
 
 
 def test_notebooks_default_to_all_and_selection_keeps_order(tmp_path):
@@ -44,6 +54,7 @@ def test_an_entry_may_repeat_another_from_a_new_seed(tmp_path):
         ({"model": 3}, r"architectures\.one\.model: Input should be a valid string"),
         ({"titel": "x"}, r"architectures\.one\.titel: Extra inputs"),
         ({"parameters": {"09_x": {}}}, r"architectures\.one: .*'09_x', which is not among its notebooks"),
+        ({"world": "moon"}, r"architectures\.one\.world: Input should be 'drawn' or 'things'"),
         ({"notebooks": ["x"]}, r"architectures\.one\.notebooks\.0"),
     ],
 )

@@ -15,21 +15,23 @@ from vlalign_utils.data.things import suites as things_suites
 class World:
     """What images are drawn from, and what is asked about them.
 
-    `lenient` says that answers in a model's own words count (`data.lenient`), not one wording alone.
+    `lenient` says that answers in a model's own words count (`data.lenient`), not one wording alone;
+    `knowledge` is the suite that asks for facts that only training texts state.
     """
 
     name: str
     suites: Mapping[str, Suite]
     lenient: bool
+    knowledge: str
 
 
 WORLDS = {
     world.name: world
     for world in (
         # shapes in colours, bars, words and handwriting, in two plain languages
-        World("drawn", suites.SUITES, lenient=False),
+        World("drawn", suites.SUITES, lenient=False, knowledge="knowledge"),
         # real things in several drawing styles, in everyday English
-        World("things", things_suites.SUITES, lenient=True),
+        World("things", things_suites.SUITES, lenient=True, knowledge="kind"),
     )
 }
 

@@ -19,12 +19,12 @@ from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.model_files import fingerprint_of
 from vlalign_utils.pipeline.normalise import KEPT_METADATA
 from vlalign_utils.pipeline.parameters import ParameterError, parsed, read_notebook
-from vlalign_utils.pipeline.registry import Architecture
+from vlalign_utils.pipeline.registry import DRAWN, Architecture
 from vlalign_utils.pipeline.versions import versions
 
 
 def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], root: Path) -> str:
-    """sha256 of a run's inputs: notebook, modules it reaches, versions, parameters, rules and the model.
+    """sha256 of a run's inputs: notebook, modules it reaches, versions, parameters, rules, model and world.
 
     `arch` is None for the comparison, whose input is the published results of all architectures.
     """
@@ -41,6 +41,8 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
     digest.update(_rules(name, root))
     if arch is not None:
         digest.update(fingerprint_of(arch, root).encode())
+        if arch.world != DRAWN:  # so that entries without a world keep their hashes
+            digest.update(_json({"world": arch.world}))
     else:
         for entry in registry.load(root).architectures.values():
             for measured in entry.notebooks:

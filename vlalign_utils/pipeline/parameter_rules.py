@@ -1,7 +1,8 @@
 """Rules of the notebooks' parameters, by name: the same name means the same in every notebook.
 
 A new parameter of a notebook gets its rule here. Bounds that depend on the model are given as functions of
-its number of decoder layers, which is infinite while the model's configuration is not at hand.
+its number of decoder layers, which is infinite while the model's configuration is not at hand. Suites are
+those of the world that the model's registry entry names.
 """
 
 import math
@@ -9,12 +10,16 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from vlalign_utils.data.concepts import CONCEPTS
-from vlalign_utils.data.suites import SUITES
+from vlalign_utils.data.worlds import WORLDS
+from vlalign_utils.pipeline.registry import DRAWN
 
 SEEDS = 2**32 - 1  # the largest that NumPy and scikit-learn take
 LENS = ("colour", "form")  # concepts whose words the lenses look for
 # Sweeps follow the probability of an answer to a question about an image.
-SWEPT = [name for name, suite in SUITES.items() if suite.metric == "answer" and name != "text"]
+SWEPT = {
+    world.name: [name for name, suite in world.suites.items() if suite.metric == "answer" and name != "text"]
+    for world in WORLDS.values()
+}
 
 
 class Rule(NamedTuple):
@@ -38,8 +43,8 @@ def _distinct(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(value.count(one) == 1 for one in value)
 
 
-def _names(known: Collection[str]) -> Rule:
-    words = f"a list of one or more different names among {', '.join(known)}"
+def _names(known: Collection[str], what: str = "names") -> Rule:
+    words = f"a list of one or more different {what} among {', '.join(known)}"
     return Rule(words, lambda value, _: _distinct(value) and all(one in known for one in value))
 
 
@@ -58,7 +63,6 @@ RULES: dict[str, Rule] = {
     "concepts": _names(CONCEPTS),
     "k": _whole(1),
     "permutations": _whole(1),
-    "suites": _names(SWEPT),
     "width": Rule(
         "a number of layers that one window holds, from 1 to all of them",
         lambda value, layers: _is_whole(value, 1, layers),
@@ -87,6 +91,9 @@ RULES: dict[str, Rule] = {
     "singles": FLAG,
     "rounds": _whole(1),
 }
+OF_WORLD = {
+    world: {"suites": _names(known, f"suites of the world '{world}',")} for world, known in SWEPT.items()
+}
 # Parameters that must fit together, where a notebook has them all.
 RELATIONS: dict[tuple[str, ...], Rule] = {
     ("k", "items"): Rule("fewer neighbours than items", lambda values, _: values["k"] < values["items"]),
@@ -109,13 +116,15 @@ def needs_layers(params: Mapping[str, Any]) -> bool:
     return any(RULES[name].of_layers for name in params if name in RULES)
 
 
-def fault(params: Mapping[str, Any], layers: float = math.inf) -> str | None:
+def fault(params: Mapping[str, Any], layers: float = math.inf, world: str = DRAWN) -> str | None:
     """Describe the first parameter that breaks its rule, None when all are right.
 
-    `layers` is the model's number of decoder layers, infinite when it is not known.
+    `layers` is the model's number of decoder layers, infinite when it is not known; `world` is the one whose
+    suites are asked.
     """
+    rules = RULES | OF_WORLD[world]
     for name, value in params.items():
-        rule = RULES.get(name)
+        rule = rules.get(name)
         if rule is not None and not rule.holds(value, layers):
             known = rule.of_layers and layers < math.inf
             return f"parameter '{name}' must be {rule.expected}{_of(layers) if known else ''}, not {value!r}"

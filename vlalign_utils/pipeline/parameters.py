@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 
 from vlalign_utils.pipeline import parameter_rules
 from vlalign_utils.pipeline.normalise import PageError, read_page
-from vlalign_utils.pipeline.registry import Architecture
+from vlalign_utils.pipeline.registry import DRAWN, Architecture
 
 SET_BY_RUN = ("arch", "archs", "out_dir", "quick")  # parameters that the run itself fills in
 TWO_STAGES = "two-stages"  # tag of the parameters cell of a notebook that compares the last two stages
@@ -125,11 +125,13 @@ def effective(
     filled: dict[str, Any],
     given: dict[str, Any],
     layers: Callable[[], int | None] = lambda: None,
+    world: str = DRAWN,
 ) -> dict[str, Any]:
     """Every parameter of the run but `out_dir`: defaults, then what is given, then what the run fills in.
 
-    `layers` gives the model's number of decoder layers, where a rule asks for it (None: not known). Raises
-    ParameterError naming the parameter, what is expected and what it has.
+    `layers` gives the model's number of decoder layers, where a rule asks for it (None: not known); `world`
+    is the one whose suites are asked. Raises ParameterError naming the parameter, what is expected and what
+    it has.
     """
     known = defaults(notebook, name)
     missing = [key for key in ("out_dir", *filled) if key not in known]
@@ -138,7 +140,7 @@ def effective(
     merged = {**known, **checked(given, known, name), **filled}
     del merged["out_dir"]
     depth = layers() if parameter_rules.needs_layers(merged) else None
-    wrong = parameter_rules.fault(merged, math.inf if depth is None else depth)
+    wrong = parameter_rules.fault(merged, math.inf if depth is None else depth, world)
     if wrong:
         raise ParameterError(f"{name}: {wrong}")
     return merged

@@ -14,6 +14,9 @@ COMPARISON = "comparison"  # stands where an architecture's name would, for the 
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
 BASE, TUNED = "base", "tuned"
 ORDER = (BASE, "aligned", TUNED)  # of the stages of a chain, as they are trained
+# Keys of `data.worlds.WORLDS`, written out: the comparison reads the registry, and depends on no data.
+World = Literal["drawn", "things"]
+DRAWN: World = "drawn"
 
 
 class RegistryError(ValueError):
@@ -25,7 +28,8 @@ class Architecture(Strict):
 
     One model is stage `tuned`; `base`, the language model that it was made from, adds stage `base`: the same
     model with that one's weights in its decoder. `dtype` and `device_map` are those of `load_vlm`.
-    `cell_timeout` is in seconds, for every cell of its chapters.
+    `world` is the one whose suites its chapters ask. `cell_timeout` is in seconds, for every cell of its
+    chapters.
     """
 
     name: str = Field(pattern=NAME)
@@ -37,6 +41,7 @@ class Architecture(Strict):
     base_revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device_map: Literal["auto"] | dict[str, int | str] | None = None
+    world: World = DRAWN
     stages: list[str] = Field(default_factory=list)
     notebooks: list[Annotated[str, Field(pattern=NOTEBOOK)]]
     parameters: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)

@@ -59,7 +59,8 @@ def plan(
     source = read_notebook(notebook, root)
     if entry is not None:
         check_stages(source, notebook, entry)
-        everything = effective(source, notebook, filled, given, partial(n_layers, entry, root, fetch))
+        layers = partial(n_layers, entry, root, fetch)
+        everything = effective(source, notebook, filled, given, layers, entry.world)
     else:
         everything = effective(source, notebook, filled, given)
     return everything, input_hash(notebook, entry, everything, root)
