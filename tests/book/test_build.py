@@ -32,11 +32,12 @@ from vlalign_utils.book.pages import (
     headline,
     scale,
     suites,
+    things_sources,
     verdicts,
 )
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.book.pages.mathml import to_mathml
-from vlalign_utils.data.suites import SUITES
+from vlalign_utils.data.worlds import WORLDS
 from vlalign_utils.evidence import claim_rules, claims, results
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
@@ -173,6 +174,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "zoo" / "tiny").mkdir(parents=True)
     (root / "zoo" / "tiny" / "record.json").write_text(json.dumps(RECORD))
     sized(root / "zoo" / "tiny" / "tuned", 1_250_000)
+    (root / things_sources.FILE).parent.mkdir()
+    shutil.copy(ROOT / things_sources.FILE, root / things_sources.FILE)
     return root
 
 
@@ -469,9 +472,15 @@ class TestSuites:
     ) -> None:
         suites.write(tmp_path, source)
         page = (tmp_path / "suites.md").read_text()
-        for name in SUITES:
-            assert f"(suite-{name})=" in page
-            assert (tmp_path / f"suite-{name}.png").is_file() == (name != "text")
+        for world in WORLDS.values():
+            assert f"## {suites.WORDS[world.name][0]}\n" in page
+            for name in world.suites:
+                own = suites.label(world, name)
+                assert page.count(f"({own})=") == page.count(f"(#{own})") == 1
+                assert (tmp_path / f"{own}.png").is_file() == (name != "text")
+        asked = "which word is written on a sign | the model's own \\(greedy\\) answer, in its own words"
+        assert f"| [reading](#suite-things-reading) | TextVQA | {asked} | " in page
+        assert "| 0.05 | yes |" in page  # one of twenty names
         assert "| digits | 800 | 0.12 | 0.90\xa0\\[0.88,\xa00.92\\] |" in page
         assert "| tiny | 1.5 | 1.5 | 1 x CPU, 1 threads |" in page
 
@@ -482,6 +491,16 @@ class TestSuites:
         (tmp_path / "zoo" / "tiny" / "record.json").write_text(json.dumps(record))
         suites.write(tmp_path, tmp_path)
         assert "0.92\\] (at chance) |" in (tmp_path / "suites.md").read_text()
+
+
+def test_the_sources_of_the_things_are_shown_as_they_stand_beside_them(tmp_path: Path) -> None:
+    things_sources.write(tmp_path, ROOT)
+    page = (tmp_path / "things_sources.md").read_text()
+    assert page == (ROOT / "zoo" / "things" / "ATTRIBUTION.md").read_text()
+    assert toc.PAGES.index("things_sources") == toc.PAGES.index("suites") + 1
+    assert all(
+        licence in page for licence in ("Apache-2.0", "MIT", "CC-BY-4.0", "Unicode-3.0", "WordNet-3.0")
+    )
 
 
 class TestCard:

@@ -17,6 +17,7 @@ from vlalign_utils.book.pages import (
     scale,
     speed,
     suites,
+    things_sources,
     verdicts,
 )
 from vlalign_utils.book.pages.markdown import text
@@ -69,6 +70,7 @@ def generate(entries: Registry, root: Path = ROOT) -> None:
     claims_page.write(entries, folder, root)
     downloads.write(entries, folder, root)
     suites.write(folder, root)
+    things_sources.write(folder, root)
     families.write(folder, root)
     speed.write(folder, root)
 

@@ -7,7 +7,7 @@ import yaml
 from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 GENERATED = "_generated"  # folder of pages that the build writes from results
-PAGES = ("suites", "families", "benchmarks")
+PAGES = ("suites", "things_sources", "families", "benchmarks")
 HEADER = "# Generated from architectures.yml: python -m vlalign_utils toc\n"
 
 
