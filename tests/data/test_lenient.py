@@ -52,6 +52,20 @@ def test_numbers_are_right_as_words_and_as_digits():
     assert not is_right("30", "3", choices=("1", "2", "3", "4"))
 
 
+def test_a_number_that_is_no_choice_is_wrong_beside_the_right_one():
+    for said in ("two hundred cats", "Five or two", "2 or 5 cats", "two dozen", "twelve", "2, 5"):
+        assert not is_right(said, "Two", choices=("One", "Two", "Three", "Four"))
+    assert is_right("I can see two cats.", "Two", choices=("One", "Two", "Three", "Four"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["I don't see a dog.", "It can’t be a dog", "I cannot see a dog", "An image without a dog", "Not a dog"],
+)
+def test_a_negated_name_is_no_answer(said):
+    assert not is_right(said, "A dog", choices=("A dog", "A cat"))
+
+
 def test_what_the_question_names_may_be_repeated():
     asked = "What is left of the cat?"
     assert is_right("The dog is left of the cat.", "Dog", choices=NAMES, prompt=asked)

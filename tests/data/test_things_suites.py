@@ -9,8 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from vlalign_utils.data.lenient import is_right, normalised
-from vlalign_utils.data.things.splits import HELD_OUT_STYLE, held_out, kind_asked, shows_held_out
-from vlalign_utils.data.things.suites import SUITES, about, naming, text
+from vlalign_utils.data.things.splits import (
+    HELD_OUT_STYLE,
+    held_out,
+    kind_asked,
+    shows_held_out,
+    trained_things,
+)
+from vlalign_utils.data.things.suites import SUITES, about, languages, naming, text
 from vlalign_utils.data.things.suites import captions as captions_suite
 from vlalign_utils.data.things.table import by_name
 from vlalign_utils.data.worlds import load_suite
@@ -222,6 +228,15 @@ def test_names_in_a_language_are_among_twenty_of_that_language(no_images):
         known = {thing.name_in(language) for thing in by_name().values()}
         assert set(item.choices) <= known
         assert len(set(item.choices)) == 20
+
+
+def test_no_name_in_a_language_is_of_what_the_thing_may_be_called_too(no_images, monkeypatch):
+    dogs = [by_name()[name] for name in ("poodle", "dog")]
+    monkeypatch.setattr(languages, "pool", lambda language: [*dogs, *trained_things()[50:69]])
+    for item in load("languages", 80):
+        language = {"German": "de", "French": "fr", "Spanish": "es", "Italian": "it"}[item.group]
+        names = {thing.name_in(language) for thing in dogs}
+        assert item.answer not in names or len(names & {*item.choices}) == 1
 
 
 @pytest.mark.slow

@@ -87,3 +87,11 @@ def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path, monkeypatch
         assert sha256(path) == first
     path.write_bytes(b"changed")
     assert sha256(path) != first
+
+
+def test_checksums_of_nothing_vouch_for_nothing(tmp_path: Path) -> None:
+    build = Builder()
+    folder = cached_folder(tmp_path / "part", build)
+    (folder / "checksums.json").write_text("{}")
+    cached_folder(folder, build)
+    assert build.times == 2

@@ -21,11 +21,13 @@ NUMBERS = {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 } | {"none": "0"}
+MULTIPLES = frozenset(("dozen", "dozens", "hundred", "thousand", "million"))
 LEADS = re.compile(
     r"(?:answer is |it s |it is |that is |this is |these are |those are |they are |there is |there are "
     r"|image shows )+"
 )
-NEGATIONS = frozenset(("no", "not", "isn", "aren", "neither", "nor", "never"))
+NEGATIONS = frozenset(("no", "not", "cannot", "neither", "nor", "never", "without"))
+CONTRACTED = re.compile(r"n['’]t\b")  # "isn't", "don't", "can't"
 YES, NO = "yes", "no"
 
 
@@ -65,8 +67,10 @@ def is_right(
     bare = own[lead.end() :] if lead else own
     if bare in right or own in right:
         return True
-    if NEGATIONS - right & set(own.split()):
+    if CONTRACTED.search(said.lower()) or (NEGATIONS - right) & set(own.split()):
         return False
+    if all(text.isdecimal() for text in right):  # no number that is no choice may stand beside the right one
+        wrong |= {word for word in own.split() if word.isdecimal() or word in MULTIPLES} - right
     asked = normalised(prompt)
     if not named(asked, right):
         wrong -= named(asked, wrong)

@@ -56,6 +56,6 @@ def _intact(folder: Path) -> bool:
     """Check that a folder holds what was written into it."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
-        return all(sha256(folder / name) == expected for name, expected in sums.items())
+        return bool(sums) and all(sha256(folder / name) == known for name, known in sums.items())
     except (OSError, ValueError, AttributeError):
         return False

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 from vlalign_utils.data.items import Split, Suite
+from vlalign_utils.data.things.overlap import overlap
 from vlalign_utils.data.things.questions import LANGUAGE_NAMES, ask_language
 from vlalign_utils.data.things.splits import trained_things
 from vlalign_utils.data.things.suites.about import (
@@ -32,10 +33,11 @@ def ask(n: int, rng: np.random.Generator, split: Split) -> Iterator[Asked]:
         language = list(turns)[i % len(turns)]
         thing = next(turns[language])
         question = ask_language(thing, language, rng)
+        others = [t.name_in(language) for t in pool(language) if not overlap(t, thing)]
         yield Asked(
             alone(thing, rng, split),
             question,
-            choices=candidates(question.answer, [t.name_in(language) for t in pool(language)], rng),
+            choices=candidates(question.answer, others, rng),
             guess=1 / CANDIDATES,
             group=LANGUAGE_NAMES[language],
             metric="mean choice",
