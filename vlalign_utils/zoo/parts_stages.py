@@ -1,5 +1,6 @@
 """Stages of a chain from parts: tower by naming, connector by captions, LoRA and connector by questions."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,8 +109,18 @@ def _fit(
         for step in range(first, schedule.steps):
             yield batch_of(vlm, make(schedule.batch_size, seed, step)[share])
 
+    start = _digest(vlm.model)
     with compiled(vlm.layers):
-        return fit(Answering(vlm), schedule, batches, accelerator, checkpoint, label, _adamw)
+        return fit(Answering(vlm), schedule, batches, accelerator, checkpoint, label, _adamw, of=start)
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of the weights at the start: a checkpoint of another tower or connector is refused."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _adamw(trained: dict[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:

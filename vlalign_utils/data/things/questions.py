@@ -7,13 +7,15 @@ sentences.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from vlalign_utils.data.things.overlap import overlap
 from vlalign_utils.data.things.relations import Relation, relations
 from vlalign_utils.data.things.scenes import Scene
-from vlalign_utils.data.things.splits import trained_things
-from vlalign_utils.data.things.table import LANGUAGES, Thing, kinds
+from vlalign_utils.data.things.splits import held_out_pair, trained_things
+from vlalign_utils.data.things.table import LANGUAGES, Thing, kinds, things
 from vlalign_utils.data.things.words import (
     NUMBERS,
     PLACES,
@@ -146,11 +148,12 @@ def ask_fits(scene: Scene, rng: np.random.Generator) -> Question:
 def absent(shown: Sequence[Thing], rng: np.random.Generator, among: Sequence[Thing] | None = None) -> Thing:
     """A thing that the image does not show: any, one of the same kind, or one that goes with the same words.
 
-    One that could be called by the name of a shown one, or the other way round, is never taken. `among` are
-    by default the things of training.
+    One that overlaps with a shown one, or is held out beside it, is never taken: the latter would be asked
+    about in training with no other answer than "No". `among` are by default the things of training.
     """
     among = trained_things() if among is None else among
-    possible = [t for t in among if not any(_overlap(t, own) for own in shown)]
+    never = frozenset().union(*(_never_beside(own) for own in shown))
+    possible = [t for t in among if t.index not in never]
     near = shown[int(rng.integers(len(shown)))]
     same_kind = [t for t in possible if t in kinds()[near.kind]]
     related = [t for t in possible if set(t.keywords) & set(near.keywords)]
@@ -158,9 +161,9 @@ def absent(shown: Sequence[Thing], rng: np.random.Generator, among: Sequence[Thi
     return options[int(rng.integers(len(options)))]
 
 
-def _overlap(a: Thing, b: Thing) -> bool:
-    names_a, names_b = {a.name, *a.synonyms}, {b.name, *b.synonyms}
-    return bool(names_a & (names_b | set(b.hypernyms)) or names_b & set(a.hypernyms))
+@cache
+def _never_beside(thing: Thing) -> frozenset[int]:
+    return frozenset(t.index for t in things() if overlap(t, thing) or held_out_pair(t, thing))
 
 
 def _any_relation(scene: Scene, rng: np.random.Generator) -> Relation:
