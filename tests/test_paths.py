@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlalign_utils.paths import HOST, WriteError, atomic_file, atomic_folder, sweep, write_atomic
+from vlalign_utils.paths import HOST, WriteError, atomic_file, atomic_folder, sha256, sweep, write_atomic
 
 
 def test_content_is_replaced_whole(tmp_path: Path) -> None:
@@ -97,3 +97,15 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
     assert {p.name for p in tmp_path.iterdir()} == {*others, "other"}
     sweep(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    os.utime(path, (1, 1))
+    first = sha256(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: pytest.fail("read again"))
+        assert sha256(path) == first
+    path.write_bytes(b"changed")
+    assert sha256(path) != first

@@ -1,5 +1,6 @@
 """Paths of the repository, found from the package, never from the working directory; atomic writes."""
 
+import hashlib
 import os
 import platform
 import re
@@ -7,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +21,18 @@ PARTIAL = re.compile(r"\.(?P<host>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.partial$")
 def results_root() -> Path:
     """Folder that holds `<arch>/<notebook>.json`; VLALIGN_RESULTS moves it for a run elsewhere."""
     return Path(os.environ.get("VLALIGN_RESULTS") or ROOT / "book" / "results")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits; a file that has not changed is read once in a process."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class WriteError(OSError):

@@ -27,7 +27,7 @@ from vlalign_utils.loading import assembled, parts
 from vlalign_utils.loading.assembled import assemble, plain_folder, whole
 from vlalign_utils.loading.checkpoint import locate
 from vlalign_utils.loading.parts import PARTS
-from vlalign_utils.loading.stage_file import Source, Stage
+from vlalign_utils.loading.stage_file import Lora, Source, Stage
 
 pytestmark = pytest.mark.usefixtures("tiny_parts")
 Q = "model.language_model.layers.1.self_attn.q_proj"
@@ -124,6 +124,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         save_file({name: torch.zeros(3)}, tmp_path / "odd.safetensors")
         with pytest.raises(ValueError, match=message):
             assembled_weights(Stage(parts=MADE_OF, weights={"odd.safetensors": ""}, seed=0), tmp_path)
+
+
+def test_low_rank_matrices_that_fit_nothing_are_refused(tmp_path: Path, low_rank: dict[str, Tensor]) -> None:
+    alone = {name: matrix for name, matrix in low_rank.items() if ".lora_A." not in name}
+    moved = {name.replace("q_proj", "z_proj"): matrix for name, matrix in low_rank.items()}
+    for matrices, message in (
+        (alone, r"l\.safetensors: there is no matrix .*lora_A\.weight"),
+        (moved, r"l\.safetensors: the model has no weight .*z_proj\.weight to add to"),
+    ):
+        save_file(matrices, tmp_path / "l.safetensors")
+        stage = Stage(parts=MADE_OF, seed=0, lora=Lora(file="l.safetensors", sha256="", rank=2, alpha=1.0))
+        with pytest.raises(ValueError, match=message):
+            assembled_weights(stage, tmp_path)
 
 
 @pytest.mark.slow

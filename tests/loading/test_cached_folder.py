@@ -1,14 +1,13 @@
 """Folders of the cache: built once, whole or not at all, and again when their files changed."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from vlalign_utils.loading.cached_folder import CHECKSUMS, cached_folder, sha256
-from vlalign_utils.paths import HOST
+from vlalign_utils.loading.cached_folder import CHECKSUMS, cached_folder
+from vlalign_utils.paths import HOST, sha256
 
 
 class Builder:
@@ -75,18 +74,6 @@ def test_of_two_that_ask_at_once_one_builds(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(ask, range(2))) == {tmp_path / "part"}
     assert build.times == 1
-
-
-def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    os.utime(path, (1, 1))
-    first = sha256(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda *_: pytest.fail("read again"))
-        assert sha256(path) == first
-    path.write_bytes(b"changed")
-    assert sha256(path) != first
 
 
 def test_checksums_of_nothing_vouch_for_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stages kept as what was trained: what is written, what is read again, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,11 @@ def test_a_stage_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     folder = write(tmp_path / "base", weights={"old.safetensors": connector(0.1)})
     write(folder, seed=1)
     assert not (folder / "old.safetensors").exists()
-    assert read_stage(folder) == Stage(parts=MADE_OF, seed=1)
+    settings = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SETTINGS}
+    assert read_stage(folder) == Stage(parts=MADE_OF, seed=1, settings=settings)
 
 
-@pytest.mark.parametrize("name", ["connector.safetensors", "lora.safetensors"])
+@pytest.mark.parametrize("name", ["connector.safetensors", "lora.safetensors", "config.json"])
 def test_files_that_are_not_those_written_are_refused(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "t", weights={"connector.safetensors": connector(0.1)}, lora=low_rank())
     (folder / name).write_bytes(b"version https://git-lfs")

@@ -68,7 +68,7 @@ def _cka(
 
 
 def _gram(
-    x: Float[Tensor, "layers items d"], rows: Int[Tensor, "rows"]
+    x: Float[Tensor, "layers items d"], rows: Int[Tensor, " rows"]
 ) -> Float[Tensor, "layers rows items"]:
     gram = x[:, rows] @ x.mT
     gram[:, torch.arange(len(rows), device=rows.device), rows] = 0
@@ -86,7 +86,7 @@ def unbiased_hsic(
     return (trace + sum_x * sum_y / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
 
 
-def _own_hsic(own: Float[Tensor, "layers"], sums: Float[Tensor, "layers items"]) -> Float[Tensor, "layers"]:
+def _own_hsic(own: Float[Tensor, " layers"], sums: Float[Tensor, "layers items"]) -> Float[Tensor, " layers"]:
     n, total = sums.shape[1], sums.sum(dim=-1)
     hsic = unbiased_hsic(own, total, total, sums.square().sum(dim=-1), n)
     for layer, known in enumerate(hsic * n * (n - 3) > 1e-12 * own):

@@ -69,7 +69,7 @@ class _Near:
                 mutual[layer, rows] = (near[near[rows]] == rows[:, None, None]).any(dim=-1).double()
         return cls(index, gram, mutual)
 
-    def ordered(self, order: Int[Tensor, "items"]) -> "_Near":
+    def ordered(self, order: Int[Tensor, " items"]) -> "_Near":
         """Items in another order, neighbours renamed accordingly."""
         return _Near(order.argsort()[self.index[:, order]], self.gram[:, order], self.mutual[:, order])
 
@@ -107,7 +107,7 @@ def _hsic(x: _Near, y: _Near) -> Float[Tensor, "layers_x layers_y"]:
     return torch.stack(found)
 
 
-def _own(x: _Near) -> Float[Tensor, "layers"]:
+def _own(x: _Near) -> Float[Tensor, " layers"]:
     own = []
     for layer in range(len(x.index)):
         one = slice(layer, layer + 1)

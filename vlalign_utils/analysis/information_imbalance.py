@@ -18,7 +18,7 @@ from vlalign_utils.analysis.prepared_layers import Layers, as_paired, ascending,
 
 def information_imbalance(
     x: Float[Tensor, "items dim_x"], y: Float[Tensor, "items dim_y"]
-) -> Float[Tensor, "items"]:
+) -> Float[Tensor, " items"]:
     """Terms of Delta(x -> y), one an item: their mean is Delta.
 
     Euclidean distance on the features as they are; full ranks, and an item's rank is 1 plus the number of
@@ -66,7 +66,7 @@ def _ranks(
     first: Int[Tensor, "layers_x items"],
     y: Float[Tensor, "layers_y items d"],
     orders: Int[Tensor, "pairings items"],
-) -> Iterator[tuple[int, Int[Tensor, "rows"], Int[Tensor, "pairings layers_x rows"]]]:
+) -> Iterator[tuple[int, Int[Tensor, " rows"], Int[Tensor, "pairings layers_x rows"]]]:
     """For a layer and some items of y: the ranks of their partners' nearest neighbours in x."""
     orders = orders.to(y.device)
     partners = orders.argsort(dim=-1)  # of the items of y

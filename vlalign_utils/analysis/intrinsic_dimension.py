@@ -75,7 +75,7 @@ def gride(distances: Float[np.ndarray, "items orders"], level: float = 0.95) -> 
     return Band(value, value - z * error, value + z * error, len(distances))
 
 
-def _most_likely(log_mu: Float[np.ndarray, "items"], n1: int) -> tuple[float, float]:
+def _most_likely(log_mu: Float[np.ndarray, " items"], n1: int) -> tuple[float, float]:
     """Dimension d and its standard error from log ratios of the neighbours 2 n1 and n1.
 
     With u = d log mu, the log-likelihood is, but for a constant,

@@ -159,7 +159,7 @@ def _prepared(
 
 
 def _shares(
-    winner: Int[Tensor, "tokens"], lengths: Sequence[int], layers: int
+    winner: Int[Tensor, " tokens"], lengths: Sequence[int], layers: int
 ) -> Float[np.ndarray, "items layers"]:
     won = F.one_hot(winner, layers).double()
     return np.stack([item.mean(dim=0).numpy() for item in won.split(list(lengths))])
@@ -167,7 +167,7 @@ def _shares(
 
 def _named(
     items: Sequence[Int[Tensor, "_ k"]], words: Sequence[str], names: Sequence[tuple[str, ...]]
-) -> Float[np.ndarray, "items"]:
+) -> Float[np.ndarray, " items"]:
     return np.array(
         [np.mean([words[i] in own for i in item[:, 0]]) for item, own in zip(items, names, strict=True)]
     )

@@ -80,7 +80,7 @@ def lens_scores(
     rank = (read > own.amax(-1, keepdim=True)).sum(-1)
     probability = (own - read.logsumexp(-1, keepdim=True)).exp().sum(-1)
 
-    def mean(values: Float[Tensor, "selected"]) -> Float[np.ndarray, "batch"]:
+    def mean(values: Float[Tensor, " selected"]) -> Float[np.ndarray, " batch"]:
         total = torch.zeros(len(count), dtype=torch.float64, device=values.device)
         return (total.index_add(0, row, values.double()) / count).cpu().numpy()
 

@@ -38,7 +38,7 @@ def standardise(
     return ((x.double() - centre) / spread.masked_fill(constant, 1.0)).to(dtype or wide)
 
 
-def squared_distances(x: Float[Tensor, "items d"], rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
+def squared_distances(x: Float[Tensor, "items d"], rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows items"]:
     """Squared Euclidean distances in float64 of some items to all; infinite to themselves.
 
     |a|^2 + |b|^2 - 2ab loses what lies below the rounding of |a|^2 + |b|^2: distances for which that matters
@@ -110,7 +110,7 @@ def directions(x: Float[Tensor, "items d"]) -> Float[Tensor, "items d"]:
 
 def neighbourhood_overlap(
     x: Float[Tensor, "items dim_x"], y: Float[Tensor, "items dim_y"], k: int = 30
-) -> Float[Tensor, "items"]:
+) -> Float[Tensor, " items"]:
     """Fraction of the k nearest neighbours that each item shares between two representations.
 
     Euclidean distance on the features as they are. Raises ValueError as `nearest` does.
@@ -121,7 +121,7 @@ def neighbourhood_overlap(
 
 def mutual_knn(
     x: Float[Tensor, "items dim_x"], y: Float[Tensor, "items dim_y"], k: int = 10
-) -> Float[Tensor, "items"]:
+) -> Float[Tensor, " items"]:
     """Neighbourhood overlap by cosine similarity of standardised features, per item.
 
     Source: Huh et al. 2024, arXiv 2405.07987.

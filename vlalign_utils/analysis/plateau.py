@@ -8,7 +8,7 @@ SHARE = 0.8  # of the highest value above chance that a layer of the plateau kee
 
 def span(
     means: Float[np.ndarray, "draws layers"], chance: float, share: float = SHARE
-) -> tuple[Int[np.ndarray, "draws"], Int[np.ndarray, "draws"]]:
+) -> tuple[Int[np.ndarray, " draws"], Int[np.ndarray, " draws"]]:
     """First layer and number of layers of each curve's plateau: all next to its highest layer that keep
     `share` of what that one has above chance.
 
@@ -35,7 +35,7 @@ def height(values: Float[np.ndarray, "items layers"], chance: float) -> float:
     return float(values[:, first : first + width].mean())
 
 
-def wider(means: Float[np.ndarray, "draws twice_layers"], chance: float) -> Float[np.ndarray, "draws"]:
+def wider(means: Float[np.ndarray, "draws twice_layers"], chance: float) -> Float[np.ndarray, " draws"]:
     """Width of the plateau of the first half of each row minus that of the second, as a share of all layers.
 
     Two curves stand side by side in a row, so that both are resampled with the same items.

@@ -18,8 +18,8 @@ NEIGHBOURS = 10
 
 
 def split(
-    n: int, seed: int = 0, groups: Int[np.ndarray, "items"] | None = None
-) -> tuple[Int[np.ndarray, "train"], Int[np.ndarray, "test"]]:
+    n: int, seed: int = 0, groups: Int[np.ndarray, " items"] | None = None
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
     """Random split of item numbers, 70 % for training and 30 % to test, by GroupShuffleSplit of scikit-learn.
 
     Items of one of the `groups` (such as those with the same caption) stay on one side: the shares are then
@@ -35,7 +35,9 @@ def split(
     return np.sort(train), np.sort(test)
 
 
-def control_labels(types: Int[np.ndarray, "items"], classes: int, seed: int = 0) -> Int[np.ndarray, "items"]:
+def control_labels(
+    types: Int[np.ndarray, " items"], classes: int, seed: int = 0
+) -> Int[np.ndarray, " items"]:
     """Random labels that are the same for all items of a type, so that only memory can learn them.
 
     A concept's accuracy minus the accuracy on these is the probe's selectivity.
@@ -55,8 +57,9 @@ class LinearProbe:
     """
 
     def __init__(
-        self, train: Float[Tensor, "layers train d"], train_labels: Int[np.ndarray, "train"]
+        self, train: Float[Tensor, "layers train d"], train_labels: Int[np.ndarray, " train"]
     ) -> None:
+        """Fit to states and their labels."""
         _check_classes(train_labels)
         _check_finite(train)
         self._train = train
@@ -68,7 +71,7 @@ class LinearProbe:
     def right(
         self,
         test: Float[Tensor, "layers test d"],
-        test_labels: Int[np.ndarray, "test"],
+        test_labels: Int[np.ndarray, " test"],
         reference: Float[Tensor, "layers others d"] | None = None,
     ) -> Bool[np.ndarray, "layers test"]:
         """Which test items each layer's probe gets right."""
@@ -80,9 +83,9 @@ class LinearProbe:
 
 def linear_probe(
     train: Float[Tensor, "layers train d"],
-    train_labels: Int[np.ndarray, "train"],
+    train_labels: Int[np.ndarray, " train"],
     test: Float[Tensor, "layers test d"],
-    test_labels: Int[np.ndarray, "test"],
+    test_labels: Int[np.ndarray, " test"],
     reference: Float[Tensor, "layers others d"] | None = None,
 ) -> Bool[np.ndarray, "layers test"]:
     """Fit a `LinearProbe` and say which test items it gets right at each layer."""
@@ -91,9 +94,9 @@ def linear_probe(
 
 def knn_probe(
     train: Float[Tensor, "layers train d"],
-    train_labels: Int[np.ndarray, "train"],
+    train_labels: Int[np.ndarray, " train"],
     test: Float[Tensor, "layers test d"],
-    test_labels: Int[np.ndarray, "test"],
+    test_labels: Int[np.ndarray, " test"],
     reference: Float[Tensor, "layers others d"] | None = None,
     k: int = NEIGHBOURS,
 ) -> Bool[np.ndarray, "layers test"]:
@@ -120,14 +123,14 @@ def knn_probe(
     return np.stack(right)
 
 
-def _elected(votes: Int[Tensor, "items k"], classes: int) -> Int[Tensor, "items"]:
+def _elected(votes: Int[Tensor, "items k"], classes: int) -> Int[Tensor, " items"]:
     """The class with most votes, the nearest first; of equals the one that was voted for first."""
     by_class = F.one_hot(votes, classes)
     count, first = by_class.sum(dim=1), by_class.argmax(dim=1)
     return (count * votes.shape[1] - first).argmax(dim=-1)  # a rank is below k: it decides ties alone
 
 
-def _check_classes(labels: Int[np.ndarray, "items"]) -> None:
+def _check_classes(labels: Int[np.ndarray, " items"]) -> None:
     if len(np.unique(labels)) < 2:
         raise ValueError("a probe needs at least two classes among the training items")
 

@@ -96,7 +96,7 @@ def _comparable(x: Layers, y: Layers) -> int:
     return paired_items(x.points, y.points)
 
 
-def _matched(x: Layers, y: Layers, order: Int[Tensor, "items"]) -> Float[Tensor, "layers_x layers_y items"]:
+def _matched(x: Layers, y: Layers, order: Int[Tensor, " items"]) -> Float[Tensor, "layers_x layers_y items"]:
     """Cosines of partners."""
     order = order.to(x.points.device)
     found = []

@@ -65,7 +65,7 @@ def _word_f1(said: Sequence[str], truth: Sequence[str]) -> float:
     return 2 * shared / (len(said) + len(truth)) if said or truth else 1.0
 
 
-def cider(said: Sequence[str], truth: Sequence[Sequence[str]]) -> Float[np.ndarray, "items"]:
+def cider(said: Sequence[str], truth: Sequence[Sequence[str]]) -> Float[np.ndarray, " items"]:
     """CIDEr-D of each text against its references (Vedantam 2015), as the COCO evaluation computes it.
 
     How much a word counts is taken from all references given, so the texts of one evaluation belong

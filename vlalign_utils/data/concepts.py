@@ -138,7 +138,7 @@ def _letters(caption: dict[str, str]) -> str:
     return "|".join("".join(sorted(caption[language])) for language in LANGUAGES)
 
 
-def same_caption(pairs: Sequence[Pair]) -> Int[np.ndarray, "items"]:
+def same_caption(pairs: Sequence[Pair]) -> Int[np.ndarray, " items"]:
     """A number for each item, the same where captions are: the groups that a split must not tear apart.
 
     Captions of the same letters in another order count as one, as in `pairs`.
@@ -146,7 +146,7 @@ def same_caption(pairs: Sequence[Pair]) -> Int[np.ndarray, "items"]:
     return np.unique([_letters(pair.caption) for pair in pairs], return_inverse=True)[1]
 
 
-def control_types(concept: str, pairs: Sequence[Pair]) -> Int[np.ndarray, "items"]:
+def control_types(concept: str, pairs: Sequence[Pair]) -> Int[np.ndarray, " items"]:
     """A number for each item, the same where what decides the concept is: types of `control_labels`.
 
     For attributes that is the combination of form and colour, for a word the word and its ink, and for a

@@ -24,7 +24,7 @@ from vlalign_utils.evidence.intervals import Interval, resampled_means, rng
 RESAMPLES = 10_000  # at nine claims 28 of them lie beyond either end of an interval
 
 
-def halves(n: int, seed: int = 0) -> tuple[Int[np.ndarray, "first"], Int[np.ndarray, "second"]]:
+def halves(n: int, seed: int = 0) -> tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]]:
     """Item numbers in two random halves: choose a band or a window on the first, test it on the second.
 
     Raises ValueError for fewer than two items.
@@ -93,7 +93,7 @@ def peak(values: Float[np.ndarray, "items points"], seed: int = 0) -> Interval:
 
 def of_curve(
     values: Float[np.ndarray, "items points"],
-    statistic: Callable[[Float[np.ndarray, "draws points"]], Float[np.ndarray, "draws"]],
+    statistic: Callable[[Float[np.ndarray, "draws points"]], Float[np.ndarray, " draws"]],
     seed: int = 0,
     confidence: float | None = None,
 ) -> Interval:

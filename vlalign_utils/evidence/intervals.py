@@ -43,9 +43,9 @@ class Interval(NamedTuple):
 class Band(NamedTuple):
     """A curve with its pointwise confidence interval; every array has one entry per point."""
 
-    value: Float[np.ndarray, "points"]
-    low: Float[np.ndarray, "points"]
-    high: Float[np.ndarray, "points"]
+    value: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
     n: int
 
     def at(self, point: int) -> Interval:
@@ -98,7 +98,7 @@ def bootstrap_curve(
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "items"], seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+    values: Float[np.ndarray, " items"], seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> Interval:
     """Mean over items with its percentile bootstrap interval. For a paired comparison pass `a - b`."""
     return bootstrap_curve(values[:, None], seed, resamples, level).at(0)
@@ -120,8 +120,8 @@ def bootstrap_peak(
 
 
 def bootstrap_ratio(
-    above: Float[np.ndarray, "items"],
-    below: Float[np.ndarray, "items"],
+    above: Float[np.ndarray, " items"],
+    below: Float[np.ndarray, " items"],
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = 0.95,
@@ -138,9 +138,9 @@ def bootstrap_ratio(
 
 
 def above_chance(
-    correct: Bool[np.ndarray, "items *points"] | Float[np.ndarray, "items *points"],
-    chance: float | Float[np.ndarray, "items"],
-) -> Float[np.ndarray, "items *points"]:
+    correct: Bool[np.ndarray, " items *points"] | Float[np.ndarray, " items *points"],
+    chance: float | Float[np.ndarray, " items"],
+) -> Float[np.ndarray, " items *points"]:
     """Normalised score per item: its mean is 0 at chance and 1 when every item is right."""
     level = np.broadcast_to(np.asarray(chance, dtype=np.float64), len(correct))
     level = level.reshape(-1, *[1] * (correct.ndim - 1))
@@ -169,7 +169,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(successes / n, float(low), float(high), n)
 
 
-def mean_score(scores: Float[np.ndarray, "items"], seed: int = 0) -> Interval:
+def mean_score(scores: Float[np.ndarray, " items"], seed: int = 0) -> Interval:
     """The mean of scores between 0 and 1: Wilson's interval where all are 0 or 1, else the bootstrap's."""
     if np.isin(scores, (0, 1)).all():
         return wilson(int(scores.sum()), len(scores))
@@ -177,7 +177,7 @@ def mean_score(scores: Float[np.ndarray, "items"], seed: int = 0) -> Interval:
 
 
 def permutation_null(
-    statistic: Callable[[Int[np.ndarray, "items"]], Float[np.ndarray, "*stat"]],
+    statistic: Callable[[Int[np.ndarray, " items"]], Float[np.ndarray, "*stat"]],
     n: int,
     permutations: int = PERMUTATIONS,
     seed: int = 0,

@@ -14,11 +14,11 @@ HALVES = 100
 
 
 def shuffled(
-    paired: Callable[[Int[Tensor, "pairings items"]], Float[Tensor, "pairings *grid"]],
+    paired: Callable[[Int[Tensor, "pairings items"]], Float[Tensor, " pairings *grid"]],
     n: int,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> Float[Tensor, "pairings *grid"]:
+) -> Float[Tensor, " pairings *grid"]:
     """One grid for each of `permutations` random pairings of n items.
 
     `paired` is any `*_paired` function of the geometry with its two representations filled in, such as
@@ -32,7 +32,7 @@ def shuffled(
 
 
 def half_samples(
-    statistic: Callable[[Int[np.ndarray, "some"]], Float[np.ndarray, "points"]],
+    statistic: Callable[[Int[np.ndarray, " some"]], Float[np.ndarray, " points"]],
     n: int,
     repeats: int = HALVES,
     seed: int = 0,

@@ -28,8 +28,8 @@ class Scores:
     `prob` is the same.
     """
 
-    correct: Float[np.ndarray, "items"]
-    prob: Float[np.ndarray, "items"]
+    correct: Float[np.ndarray, " items"]
+    prob: Float[np.ndarray, " items"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def answer_scores(
 
 def _read(
     logits: Float[Tensor, "batch tokens vocabulary"], answers: Int[Tensor, "batch tokens"]
-) -> tuple[Float[np.ndarray, "batch"], Float[np.ndarray, "batch"]]:
+) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
     """Whether each answer is the greedy one, and its log probability."""
     target, ahead = answers[:, 1:], logits[:, :-1].float()
     inside = target >= 0
@@ -146,7 +146,7 @@ def _answered(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:
 @torch.no_grad()
 def _likely(
     vlm: VLM, items: Sequence[Item], batch_size: int
-) -> tuple[Float[np.ndarray, "items"], Float[np.ndarray, "items"], Float[np.ndarray, "items"]]:
+) -> tuple[Float[np.ndarray, " items"], Float[np.ndarray, " items"], Float[np.ndarray, " items"]]:
     """Whether each answer is the greedy one, its log probability, and its number of tokens."""
     correct, log_prob, tokens = (np.zeros(len(items)) for _ in range(3))
     for batch in evaluation_batches(vlm, items, batch_size):

@@ -95,7 +95,7 @@ class Random:
 
 
 def draw(
-    mask: Mask, size: Int[Tensor, "batch"], rows: Sequence[int], seed: int = 0, purpose: str = "tokens"
+    mask: Mask, size: Int[Tensor, " batch"], rows: Sequence[int], seed: int = 0, purpose: str = "tokens"
 ) -> Mask:
     """Random masked positions, `size` of each row or all where it has fewer, seeded by item and purpose."""
     chosen = np.zeros(mask.shape, dtype=bool)

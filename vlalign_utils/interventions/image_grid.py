@@ -100,7 +100,7 @@ def _entering(vlm: VLM, images: list[np.ndarray]) -> list[torch.Tensor]:
 
 def tokens_showing(
     pixels: Bool[np.ndarray, "side side"], grids: Sequence[Grid]
-) -> Bool[np.ndarray, "tokens"]:
+) -> Bool[np.ndarray, " tokens"]:
     """Select the image tokens whose cell, in any of the grids, holds any of these pixels."""
     found = np.zeros(sum(grid.size for grid in grids), dtype=bool)
     for grid in grids:
@@ -111,7 +111,9 @@ def tokens_showing(
     return found
 
 
-def with_neighbours(tokens: Bool[np.ndarray, "tokens"], grids: Sequence[Grid]) -> Bool[np.ndarray, "tokens"]:
+def with_neighbours(
+    tokens: Bool[np.ndarray, " tokens"], grids: Sequence[Grid]
+) -> Bool[np.ndarray, " tokens"]:
     """Add to these tokens all whose cell touches one of theirs in its grid, by a side or a corner."""
     found = np.zeros_like(tokens)
     for grid in grids:

@@ -66,7 +66,7 @@ def object_ablation(
 
 def ablated(
     image: Mask,
-    shown: Sequence[Bool[np.ndarray, "image_tokens"]],
+    shown: Sequence[Bool[np.ndarray, " image_tokens"]],
     grids: Sequence[Grid],
     entering: Float[Tensor, "batch tokens width"],
     rows: Sequence[int],

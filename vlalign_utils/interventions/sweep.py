@@ -94,9 +94,9 @@ class Sweep:
     """
 
     windows: list[Span]
-    chance: Float[np.ndarray, "items"]
-    clean: Float[np.ndarray, "items"]
-    solved: Bool[np.ndarray, "items"]
+    chance: Float[np.ndarray, " items"]
+    clean: Float[np.ndarray, " items"]
+    solved: Bool[np.ndarray, " items"]
     prob: dict[str, Float[np.ndarray, "items windows"]]
     correct: dict[str, Bool[np.ndarray, "items windows"]]
 

@@ -101,8 +101,8 @@ def transplant_sweep(
 
 def recovered(
     scores: Float[np.ndarray, "items sets"],
-    before: Float[np.ndarray, "items"],
-    after: Float[np.ndarray, "items"],
+    before: Float[np.ndarray, " items"],
+    after: Float[np.ndarray, " items"],
     seed: int = 0,
 ) -> list[Interval]:
     """(s - s_before) / (s_after - s_before) for each set, over means, with its bootstrap interval over items.

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlalign_utils.driver.verbosity import without_messages
-from vlalign_utils.loading.cached_folder import cached_folder, sha256
+from vlalign_utils.loading.cached_folder import cached_folder
 from vlalign_utils.loading.checkpoint import LOG, WEIGHTS, Checkpoint
 from vlalign_utils.loading.parts import find_part, part_folder
 from vlalign_utils.loading.stage_file import PRECISION, SETTINGS, STAGE, Lora, Source, Stage, read_stage
-from vlalign_utils.paths import ROOT
+from vlalign_utils.paths import ROOT, sha256
 
 CACHE = ROOT / ".cache" / "assembled"
 FORMAT = 1  # of the folders: raise it when assembling changes what it writes
@@ -131,13 +131,19 @@ def _drawn(model: nn.Module, names: Collection[str], seed: int) -> dict[str, Ten
 
 
 def _merged(weights: Mapping[str, Tensor], low_rank: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
-    """W + alpha / rank * B A for every module that has the two matrices, computed in float32."""
+    """W + alpha / rank * B A for every module that has the two matrices, computed in float32.
+
+    Raises ValueError for a matrix without its other one, and for a module that the model does not have.
+    """
     merged = {}
-    for name, a in low_rank.items():
-        module, found, _ = name.partition(".lora_A.")
-        if not found:
-            continue
-        b, target = low_rank[f"{module}.lora_B.weight"], f"{module}.weight"
-        added = lora.alpha / lora.rank * (b.float() @ a.float())
+    for module in sorted({name.rpartition(".lora_")[0] for name in low_rank}):
+        try:
+            a, b = (low_rank[f"{module}.lora_{side}.weight"].float() for side in "AB")
+        except KeyError as missing:
+            raise ValueError(f"{lora.file}: there is no matrix {missing}") from None
+        target = f"{module}.weight"
+        if target not in weights:
+            raise ValueError(f"{lora.file}: the model has no weight {target} to add to")
+        added = lora.alpha / lora.rank * (b @ a)
         merged[target] = (weights[target].float() + added).to(PRECISION)
     return merged

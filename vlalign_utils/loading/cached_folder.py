@@ -1,15 +1,13 @@
 """Folders of the cache that are built on first use, whole or not at all, and whose files are checked."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
 
-from vlalign_utils.paths import atomic_folder
+from vlalign_utils.paths import atomic_folder, sha256
 
 CHECKSUMS = "checksums.json"  # SHA-256 of every file, by name
 
@@ -38,18 +36,6 @@ def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
                 sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
                 (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1))
     return folder
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits; a file that has not changed is read once in a process."""
-    found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _intact(folder: Path) -> bool:

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from vlalign_utils.driver.verbosity import without_messages
-from vlalign_utils.loading.cached_folder import cached_folder, sha256
+from vlalign_utils.loading.cached_folder import cached_folder
 from vlalign_utils.loading.part_conversion import convert_efficientnet, convert_gguf
-from vlalign_utils.paths import ROOT
+from vlalign_utils.paths import ROOT, sha256
 
 LOG = logging.getLogger("vlalign")
 CACHE = ROOT / ".cache" / "parts"

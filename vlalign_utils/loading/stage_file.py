@@ -17,9 +17,8 @@ from torch import Tensor
 
 from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.evidence.strict import Strict
-from vlalign_utils.loading.cached_folder import sha256
 from vlalign_utils.loading.parts import find_part
-from vlalign_utils.paths import atomic_folder
+from vlalign_utils.paths import atomic_folder, sha256
 
 STAGE = "stage.json"
 SETTINGS = ("config.json", "generation_config.json", "processor_config.json", "chat_template.jinja")
@@ -49,15 +48,17 @@ class Lora(Strict):
 class Stage(Strict):
     """What a model is made of.
 
-    A weight comes from one of the files of `weights`, which are paths from the stage's folder with their
-    SHA-256, else from the part that `parts` names for its module. What has neither is drawn from `seed`
-    as its class draws it. LoRA matrices are added last.
+    `settings` are the SHA-256 of the model's settings, by file. A weight comes from one of the files of
+    `weights`, which are paths from the stage's folder with their SHA-256, else from the part that `parts`
+    names for its module. What has neither is drawn from `seed` as its class draws it.
+    LoRA matrices are added last.
     """
 
     parts: dict[str, Source]  # by the name of the module in this model
     weights: dict[str, str] = Field(default_factory=dict)
     lora: Lora | None = None
     seed: int | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
 
 
 def read_stage(folder: Path) -> Stage:
@@ -75,7 +76,7 @@ def read_stage(folder: Path) -> Stage:
     for source in stage.parts.values():
         find_part(source.part)
     lora = {stage.lora.file: stage.lora.sha256} if stage.lora else {}
-    for name, expected in (dict.fromkeys(SETTINGS) | stage.weights | lora).items():
+    for name, expected in (dict.fromkeys(SETTINGS) | stage.settings | stage.weights | lora).items():
         file = folder / name
         if not file.is_file():
             raise ValueError(f"{file} is missing: restore it from git, or train the stage again")
@@ -131,7 +132,8 @@ def write_stage(
             rank = next(weight.shape[0] for name, weight in lora.items() if name.endswith("lora_A.weight"))
             low_rank = Lora(file=LORA, sha256=sha256(partial / LORA), rank=rank, alpha=alpha)
         sums = {name: sha256(path) for name, path in files.items()}
-        stage = Stage(parts=dict(parts), weights=sums, lora=low_rank, seed=seed)
+        settings_sums = {name: sha256(partial / name) for name in SETTINGS}
+        stage = Stage(parts=dict(parts), weights=sums, lora=low_rank, seed=seed, settings=settings_sums)
         (partial / STAGE).write_text(stage.model_dump_json(indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
 

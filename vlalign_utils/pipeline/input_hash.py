@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from vlalign_utils import PLACES
 from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.results import ResultsError, read
-from vlalign_utils.paths import PACKAGE
+from vlalign_utils.paths import PACKAGE, sha256
 from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.model_files import fingerprint_of
 from vlalign_utils.pipeline.normalise import KEPT_METADATA
@@ -36,7 +36,7 @@ def input_hash(name: str, arch: Architecture | None, params: dict[str, Any], roo
     ]
     digest.update(_json([cells, params]))
     sources = [_source(module) for module in closure(notebook)]
-    digest.update(_json([[str(path.relative_to(PACKAGE)), _file_hash(path)] for path in sources]))
+    digest.update(_json([[str(path.relative_to(PACKAGE)), sha256(path)] for path in sources]))
     digest.update(_json(versions(code(notebook), sources)))
     digest.update(_rules(name, root))
     if arch is not None:
@@ -121,11 +121,6 @@ def _imported(tree: ast.Module, known: set[str]) -> Iterator[str]:
 def _graph() -> grimp.ImportGraph:
     """Import graph of the package: what each module imports when it runs."""
     return grimp.build_graph(PACKAGE.name, exclude_type_checking_imports=True, cache_dir=None)
-
-
-@cache
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _source(module: str) -> Path:

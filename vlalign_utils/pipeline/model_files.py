@@ -1,6 +1,5 @@
 """The model of a registry entry before it is loaded: its files, their hash, its number of decoder layers."""
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from transformers import AutoConfig
 
 from vlalign_utils.loading.checkpoint import fetch_small, locate
 from vlalign_utils.loading.config import UNREADABLE
+from vlalign_utils.paths import sha256
 from vlalign_utils.pipeline.registry import BASE, TUNED, Architecture, RegistryError
 
 
@@ -127,11 +127,4 @@ def _base(arch: Architecture, root: Path) -> Path | None:
 
 def _hashes(folder: Path) -> list[list[str]]:
     files = sorted(path for path in folder.glob("*") if path.is_file() and path.suffix != ".md")
-    stats = [(path, path.stat()) for path in files]
-    return [[f"{folder.name}/{p.name}", _file_hash(p, s.st_size, s.st_mtime_ns)] for p, s in stats]
-
-
-@cache
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return [[f"{folder.name}/{path.name}", sha256(path)] for path in files]

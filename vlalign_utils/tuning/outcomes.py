@@ -118,7 +118,7 @@ def rank_correlation(
     one, other = (r - r.mean(axis=0) for r in ranks)
     size = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
 
-    def z(order: Any) -> Float[np.ndarray, "seeds"]:
+    def z(order: Any) -> Float[np.ndarray, " seeds"]:
         product = (one * other[order]).sum(axis=0)
         correlation = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
         return np.arctanh(np.clip(correlation, -PERFECT, PERFECT))

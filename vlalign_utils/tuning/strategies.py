@@ -106,7 +106,7 @@ def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int =
     return {strategy.name: strategy for strategy in chosen}
 
 
-def top(importance: Float[np.ndarray, "layers"], k: int) -> Strategy:
+def top(importance: Float[np.ndarray, " layers"], k: int) -> Strategy:
     """The `k` layers of the highest measured importance; the earlier one of equals.
 
     Raises ValueError unless 1 <= k <= layers.

@@ -22,9 +22,9 @@ from transformers import (
 
 from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.loading.assembled import assemble
-from vlalign_utils.loading.cached_folder import sha256
 from vlalign_utils.loading.parts import LANGUAGE_MODEL, VISION_TOWER, part_folder
 from vlalign_utils.loading.stage_file import Source, Stage
+from vlalign_utils.paths import sha256
 
 PARTS = {
     "model.language_model": Source(part=LANGUAGE_MODEL.name, module="model"),

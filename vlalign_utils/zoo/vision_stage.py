@@ -106,7 +106,7 @@ def pixels(processor: Any, images: list[np.ndarray]) -> dict[str, Any]:
     return dict(processor.image_processor(images=batch, return_tensors="pt"))
 
 
-def _cells(region: Region, grid: int) -> Float[Tensor, "tokens"]:
+def _cells(region: Region, grid: int) -> Float[Tensor, " tokens"]:
     """The weight of each image token in the mean over a region: the tokens whose middle lies in it."""
     middle = (np.arange(grid) + 0.5) * SIDE / grid
     down = (middle >= region.top) & (middle < region.bottom)

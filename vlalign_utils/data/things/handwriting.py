@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vlalign_utils.data.items import Split
 from vlalign_utils.data.render import digit_items
-from vlalign_utils.data.scenes import Split
 
 LARGE = 80  # pixels to which the 8 x 8 items, with a margin, are brought before they are turned
 

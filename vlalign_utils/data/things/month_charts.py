@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from vlalign_utils.data.scenes import Split
+from vlalign_utils.data.items import Split
 from vlalign_utils.data.things.written_signs import typeface
 
 MONTHS = {

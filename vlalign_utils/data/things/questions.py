@@ -19,6 +19,7 @@ from vlalign_utils.data.things.table import LANGUAGES, Thing, kinds, things
 from vlalign_utils.data.things.words import (
     NUMBERS,
     PLACES,
+    capital,
     caption,
     kind_phrase,
     listed,
@@ -71,7 +72,7 @@ def phrased(topic: str, rng: np.random.Generator, answer: str, **words: str) -> 
 def ask_name(thing: Thing, rng: np.random.Generator) -> Question:
     """Ask what the only thing of an image is."""
     topic = "plural name" if thing.number == "plural" else "name"
-    return phrased(topic, rng, _capital(with_article(thing)))
+    return phrased(topic, rng, capital(with_article(thing)))
 
 
 def ask_exists(thing: Thing, shown: bool, rng: np.random.Generator) -> Question:
@@ -83,12 +84,12 @@ def ask_exists(thing: Thing, shown: bool, rng: np.random.Generator) -> Question:
 def ask_number(thing: Thing | None, number: int, rng: np.random.Generator) -> Question:
     """Ask how many of a thing there are, or how many things in all; there are at most four."""
     words = {"xs": "things" if thing is None else thing.plural}
-    return phrased("number", rng, _capital(NUMBERS[number]) if number else "None", **words)
+    return phrased("number", rng, capital(NUMBERS[number]) if number else "None", **words)
 
 
 def ask_kind(thing: Thing, rng: np.random.Generator, this: str = "this") -> Question:
     """Ask for the kind of a thing; `this` says which one, such as "the thing on the left"."""
-    return phrased("kind", rng, _capital(kind_phrase(thing.kind)), this=this)
+    return phrased("kind", rng, capital(kind_phrase(thing.kind)), this=this)
 
 
 def ask_language(thing: Thing, language: str, rng: np.random.Generator) -> Question:
@@ -105,7 +106,7 @@ def ask_place(scene: Scene, rng: np.random.Generator) -> Question:
     """Ask what is at one of the places of a row or column."""
     places = PLACES[scene.arrangement, len(scene.placed)]
     at = int(rng.integers(len(places)))
-    return phrased("place", rng, _capital(with_article(scene.things[at])), place=places[at])
+    return phrased("place", rng, capital(with_article(scene.things[at])), place=places[at])
 
 
 def ask_beside(scene: Scene, rng: np.random.Generator) -> Question:
@@ -114,7 +115,7 @@ def ask_beside(scene: Scene, rng: np.random.Generator) -> Question:
     options = [r for r in relations(scene) if r.only]
     relation = options[rng.integers(len(options))]
     words = {"relation": relation.words, "x": f"the {things[relation.landmark].name}"}
-    return phrased("beside", rng, _capital(with_article(things[relation.thing])), **words)
+    return phrased("beside", rng, capital(with_article(things[relation.thing])), **words)
 
 
 def ask_related(scene: Scene, rng: np.random.Generator) -> Question:
@@ -130,7 +131,7 @@ def ask_either(scene: Scene, rng: np.random.Generator) -> Question:
     found = _any_relation(scene, rng)
     words = _sides(scene, found)
     first, second = (found.words, found.opposite) if rng.random() < 0.5 else (found.opposite, found.words)
-    return phrased("either", rng, _capital(found.short), **words, relation=first, opposite=second)
+    return phrased("either", rng, capital(found.short), **words, relation=first, opposite=second)
 
 
 def ask_fits(scene: Scene, rng: np.random.Generator) -> Question:
@@ -179,7 +180,3 @@ def _sides(scene: Scene, relation: Relation) -> dict[str, str]:
 def _inside(caption: str) -> str:
     """The caption as it stands within a sentence."""
     return caption[0].lower() + caption[1:].removesuffix(".")
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from vlalign_utils.data.items import Split
 from vlalign_utils.data.things.backgrounds import Background, draw_background
 from vlalign_utils.data.things.splits import (
     TRAINED_STYLES,
-    Split,
     held_out_pair,
     shows_held_out,
     trained_things,

@@ -7,12 +7,9 @@ drawn, and adding a thing moves no other.
 import hashlib
 from collections.abc import Iterable
 from functools import cache
-from typing import Literal
 
 from vlalign_utils.data.things.sheets import STYLES
 from vlalign_utils.data.things.table import Thing, things
-
-Split = Literal["train", "test"]
 
 HELD_OUT_STYLE = "twitter"
 TRAINED_STYLES = tuple(style for style in STYLES if style != HELD_OUT_STYLE)

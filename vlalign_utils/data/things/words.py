@@ -19,6 +19,11 @@ PLACES = {
 MOST_KEYWORDS = 3  # in a description
 
 
+def capital(text: str) -> str:
+    """Text with a capital for its first letter, as an answer or a sentence begins."""
+    return text[0].upper() + text[1:]
+
+
 def with_article(thing: Thing) -> str:
     """Name as it stands in a sentence: "an owl", "grapes", "rice"."""
     return f"{thing.article} {thing.name}" if thing.number == "one" else thing.name

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vlalign_utils.data.scenes import Split
+from vlalign_utils.data.items import Split
 
 # None of them names a thing that is held out.
 LIST = """

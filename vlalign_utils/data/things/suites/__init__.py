@@ -1,7 +1,10 @@
 """Suites of the world of things: one module a suite, and this registry. A new one is a file and a name here.
 
-Every suite is seeded and held out: its images show a style, things, combinations of things, inks, months or
-handwriting that no training image shows, or ask what training never asks about them.
+Every suite is seeded, and no image of training comes again. What is held out differs: `unseen` shows things,
+`existence`, `counting`, `relations` and `compositional` combinations or numbers of things, `reading` and
+`charts` inks and months, `digits` handwriting that no training image shows. A group of `naming` shows a
+style, and one of `kind` asks a question, that training never has. The other group of each, `languages`, and
+captions of one thing show trained things in trained styles, anew in place and background alone.
 """
 
 from vlalign_utils.data.items import Suite

@@ -16,7 +16,7 @@ from vlalign_utils.data.things.render import render
 from vlalign_utils.data.things.scenes import Scene, draw_scene
 from vlalign_utils.data.things.splits import TRAINED_STYLES
 from vlalign_utils.data.things.table import Thing
-from vlalign_utils.data.things.words import caption, with_article
+from vlalign_utils.data.things.words import capital, caption, with_article
 from vlalign_utils.data.things.written_questions import chart_caption, digit_caption, sign_caption
 from vlalign_utils.data.things.written_signs import WrittenSign, draw_sign
 
@@ -88,14 +88,9 @@ def says(subject: Subject) -> str:
             return digit_caption(subject)
 
 
-def short(text: str) -> str:
-    """Text as an answer: its first letter is a capital."""
-    return text[0].upper() + text[1:]
-
-
 def names(pool: Sequence[Thing]) -> tuple[str, ...]:
     """Names of things as answers."""
-    return tuple(short(with_article(thing)) for thing in pool)
+    return tuple(capital(with_article(thing)) for thing in pool)
 
 
 def in_turn(pool: Sequence[Thing], n: int, rng: np.random.Generator) -> Iterator[Thing]:

@@ -8,10 +8,10 @@ from vlalign_utils.data.items import Split, Suite
 from vlalign_utils.data.things.overlap import overlap
 from vlalign_utils.data.things.questions import ask_number
 from vlalign_utils.data.things.scenes import MOST, draw_repeated
-from vlalign_utils.data.things.suites.about import Asked, illustrated, short
-from vlalign_utils.data.things.words import NUMBERS
+from vlalign_utils.data.things.suites.about import Asked, illustrated
+from vlalign_utils.data.things.words import NUMBERS, capital
 
-CHOICES = tuple(short(number) for number in NUMBERS[1:])
+CHOICES = tuple(capital(number) for number in NUMBERS[1:])
 
 
 def ask(n: int, rng: np.random.Generator, split: Split) -> Iterator[Asked]:

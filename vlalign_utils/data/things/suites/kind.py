@@ -14,10 +14,9 @@ from vlalign_utils.data.things.suites.about import (
     best_guess,
     illustrated,
     in_turn,
-    short,
 )
 from vlalign_utils.data.things.table import Thing, kinds
-from vlalign_utils.data.things.words import accepted_kinds, kind_phrase
+from vlalign_utils.data.things.words import accepted_kinds, capital, kind_phrase
 
 GROUPS = {"never asked": False, "asked in training": True}
 
@@ -44,7 +43,7 @@ def ask(n: int, rng: np.random.Generator, split: Split) -> Iterator[Asked]:
         yield Asked(
             alone(thing, rng, split),
             ask_kind(thing, rng),
-            choices=tuple(short(kind_phrase(kind)) for kind in kinds()),
+            choices=tuple(capital(kind_phrase(kind)) for kind in kinds()),
             guess=chance(asked),
             group=group,
             accepted=accepted_kinds(thing),

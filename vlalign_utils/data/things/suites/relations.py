@@ -6,9 +6,9 @@ import numpy as np
 
 from vlalign_utils.data.items import Split, Suite
 from vlalign_utils.data.things.questions import ask_beside, ask_related
-from vlalign_utils.data.things.suites.about import YES_NO, Asked, illustrated, lined_up, short
+from vlalign_utils.data.things.suites.about import YES_NO, Asked, illustrated, lined_up
 from vlalign_utils.data.things.suites.naming import chance, every_name
-from vlalign_utils.data.things.words import accepted_names, with_article
+from vlalign_utils.data.things.words import accepted_names, capital, with_article
 
 
 def ask(n: int, rng: np.random.Generator, split: Split) -> Iterator[Asked]:
@@ -19,7 +19,7 @@ def ask(n: int, rng: np.random.Generator, split: Split) -> Iterator[Asked]:
             yield Asked(scene, ask_related(scene, rng), YES_NO, guess=1 / 2, group="yes or no")
         else:
             question = ask_beside(scene, rng)
-            thing = next(t for t in scene.things if short(with_article(t)) == question.answer)
+            thing = next(t for t in scene.things if capital(with_article(t)) == question.answer)
             yield Asked(
                 scene,
                 question,
