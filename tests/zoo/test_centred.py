@@ -54,5 +54,8 @@ def test_an_error_leaves_the_layer_whole(layer):
 
 
 def test_a_layer_without_bias_is_refused():
-    with pytest.raises(ValueError, match="without a bias"), centred(nn.Linear(2, 2, bias=False), torch.ones(2)):
+    with (
+        pytest.raises(ValueError, match="without a bias"),
+        centred(nn.Linear(2, 2, bias=False), torch.ones(2)),
+    ):
         pass
