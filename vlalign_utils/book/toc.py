@@ -26,16 +26,14 @@ def chapter(arch: str, notebook: str) -> str:
 
 
 def render(registry: Registry) -> str:
-    """Text of `_toc.yml`: what was found, models from elsewhere, laboratory models, and what holds for all."""
+    """Text of `_toc.yml`: what was found, models of real data, how it works, laboratory models."""
     archs = list(registry.architectures.values())
     small, others = [[a for a in archs if a.laboratory is laboratory] for laboratory in (True, False)]
     found = [f"{GENERATED}/claims", *([ABILITIES] if others else [])]
     parts = [_part("What was found", _files(found))]
     for arch in others:
         parts.append(_part(arch.title, _files([card(arch.name), *_chapters(arch)])))
-    parts.append(
-        _part("How it works", _files(["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)]))
-    )
+    parts.append(_part("How it works", _files(["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)])))
     if small:
         models = [{"file": card(arch.name), "sections": _files(_chapters(arch))} for arch in small]
         parts.append(_part("Laboratory models", [{"file": LABORATORY}, *models]))

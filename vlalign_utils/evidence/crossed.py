@@ -1,4 +1,4 @@
-"""Means over items that several seeds of one recipe were all scored on: seeds and items are crossed factors."""
+"""Means over items that several seeds of a recipe were all scored on: seeds and items as crossed factors."""
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +12,9 @@ def crossed_mean(
 ) -> Interval:
     """Mean over seeds and items, for other seeds and other items; `n` counts the items.
 
-    Variance components are those of a two-way layout without repetition, var = (MS_seeds + MS_items - MS_rest)
-    / (seeds * items), and the degrees of freedom Satterthwaite's (1946, Biometrics Bulletin 2:110). One seed
-    has the interval of `mean_score`, which says nothing of other seeds. `bounds` are those of a score.
+    The variance is that of a two-way layout without repetition, (MS_seeds + MS_items - MS_rest) / (seeds *
+    items), with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2:110). One seed has the
+    interval of `mean_score`, which says nothing of other seeds. `bounds` are those of a score.
 
     Raises ValueError when there is no item or a score is not finite.
 
@@ -36,11 +36,9 @@ def crossed_mean(
     }
     mean_squares = {name: squares[name] / max(1, free[name]) for name in squares}
     # An estimate below the variance of items alone would say that seeds make a mean surer than one is.
-    spread = max(
-        mean_squares["seeds"] + mean_squares["items"] - mean_squares["rest"], mean_squares["items"]
-    )
+    spread = max(mean_squares["seeds"] + mean_squares["items"] - mean_squares["rest"], mean_squares["items"])
     freedom = spread**2 / sum(mean_squares[name] ** 2 / max(1, free[name]) for name in mean_squares)
-    half = float(t.ppf((1 + level) / 2, max(1.0, freedom))) * (spread / scores.size) ** 0.5
+    half = float(t.ppf((1 + level) / 2, max(seeds - 1, freedom))) * (spread / scores.size) ** 0.5
     low, high = bounds
     return Interval(value, max(low, value - half), min(high, value + half), items)
 

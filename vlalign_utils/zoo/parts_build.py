@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.results import tidy_json
+from vlalign_utils.loading.parts import LANGUAGE_MODEL, published_file
+from vlalign_utils.loading.rounding import rounding
 from vlalign_utils.loading.stage_file import read_stage, write_stage
 from vlalign_utils.paths import ROOT, atomic_file, sha256, write_atomic
 from vlalign_utils.tuning.train_loop import History, Schedule
@@ -164,7 +166,8 @@ def _record(
 ) -> None:
     """Note in the chain's record how a stage was trained; what it says of others stays."""
     path = folder / RECORD
-    stages = json.loads(path.read_bytes())["stages"] if path.is_file() else {}
+    before = json.loads(path.read_bytes()) if path.is_file() else {}
+    stages = before.get("stages", {})
     trained = sum(value.numel() for value in weights.values())
     stages[stage] = stage_record(schedule, history, trained) | {
         "device": device_name(accelerator),
@@ -176,8 +179,14 @@ def _record(
         "seed": recipe.seed,
         "recipe": recipe.model_dump(),
         "stages": stages,
+        "rounding": before.get("rounding") or _rounding(),
     }
     write_atomic(path, tidy_json(record))
+
+
+def _rounding() -> dict[str, float]:
+    found = rounding(published_file(LANGUAGE_MODEL))
+    return {name: round(value, 4) for name, value in found._asdict().items()}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlalign_utils.book.pages.markdown import code, interval, number, table, text
 from vlalign_utils.evidence import plots
@@ -14,6 +14,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture
 from vlalign_utils.zoo.bars import MEAN, VISION_CENTRIC, bar, mean_of_seeing
 
+CARD = "README.md"
 YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
     "vision": "vision tower, by naming what parts of images show",
@@ -25,6 +26,12 @@ TRAINS = {
 
 class _Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Made(_Lenient):
+    """What tells whether a chain was trained from scratch: the recipe of one from parts names a tower."""
+
+    recipe: dict[str, Any] = Field(default_factory=dict)
 
 
 class Score(_Lenient):
@@ -62,11 +69,16 @@ class Record(_Lenient):
 
 
 def read_record(path: Path) -> Record | None:
-    """The record, or None for a model that was not trained here. Raises ResultsError naming the field."""
+    """The record, or None for a model that was not trained from scratch here.
+
+    Raises ResultsError naming the field.
+    """
     if not path.is_file():
         return None
+    written = path.read_text(encoding="utf-8")
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        of_parts = "tower" in _Made.model_validate_json(written).recipe
+        return None if of_parts else Record.model_validate_json(written)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -75,9 +87,12 @@ def read_record(path: Path) -> Record | None:
 
 def write(arch: Architecture, folder: Path, root: Path) -> None:
     """Write `<arch>.md` and its figure into `folder`."""
+    own = root / arch.model / CARD
     record = read_record(root / arch.model / "record.json")
     lines = [f"# {text(arch.title)}: model card", text(arch.description), f"Loaded from {text(arch.model)}."]
-    if record is None:
+    if own.is_file():  # written with the model, its heading first
+        lines.append(f"```{{include}} /{arch.model}/{CARD}\n:start-after: -->\n```")
+    elif record is None:
         lines.append("This model was not trained by this project; its training is not on record here.")
     else:
         curves(record, folder / f"{arch.name}-training.svg")

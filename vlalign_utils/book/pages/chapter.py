@@ -21,7 +21,8 @@ OUTDATED = "outdated.json"
 EARLIER = """:::{{admonition}} Of an earlier state
 :class: warning
 
-Code, parameters or model have changed since this chapter was executed. `make book ARCHS={arch}` executes it again.
+Code, parameters or model have changed since this chapter was executed. `make book ARCHS={arch}` executes
+it again.
 :::"""
 
 
