@@ -109,27 +109,21 @@ def test_a_card_holds_what_its_records_say(root: Path) -> None:
 
 
 def test_a_chain_is_scored_with_its_seeds_and_a_seed_alone(root: Path) -> None:
-    entries = registry.load(root)
-    page = parts_card.render(root / "zoo" / "tiny", entries)
-    assert "tiny, 2 seeds" in page
-    # 18 and 20 of 20 items, 16 and 18 of 20.
-    assert cells(page, "existence")[0][:4] == ["existence", "20", "0.05", "0.85"]
-    assert cells(page, "existence")[0][4].startswith("0.95")
-    assert cells(page, "existence")[0][5] == "yes"
-    by_stage, by_seed = cells(page, "existence")[1:]
-    assert by_stage[1:4] == [by_stage[1], by_stage[2], cells(page, "existence")[0][4]]
+    page = parts_card.render(root / "zoo" / "tiny", registry.load(root))
+    assert "| tiny, 2 seeds | reached | chance | N |" in page
+    # 18 and 20 of 20 items by `tuned`, 10 and 12 by the others.
+    against, by_stage, by_seed = cells(page, "existence")
+    assert (against[1], against[2][:4], against[3:]) == ("0.85", "0.95", ["yes", "0.05", "20"])
+    assert by_stage[3] == against[2]
     assert [cell[:4] for cell in by_stage[1:5]] == ["0.55", "0.55", "0.95", "0.90"]
     assert [cell[:4] for cell in by_seed[1:3]] == ["0.90", "1.00"]
-    # Ten right by `base`, eight by `tuned`, of twenty, and two more of the second seed in both.
-    assert cells(page, "text, minus base")[0][3:] == [
-        "−0.05",
-        cells(page, "text, minus base")[0][4],
-        "**no**",
-    ]
-    assert cells(page, "text, minus base")[0][4].startswith("−0.10")
+    # Ten right by `base` and eight by `tuned`, of twenty; two more of the second seed in both.
+    text = cells(page, "text, minus base")[0]
+    assert (text[1], text[2][:5], text[3:]) == ("−0.05", "−0.10", ["**no**", "", "20"])
     assert "Missed: text, minus base (tiny: −0.10 where −0.05 is asked)" in page.replace("\\", "")
-    assert cells(page, "unseen")[0][1:] == ["", "", "0.45", "", ""]  # not scored
-    assert "1 seed |" in parts_card.render(root / "zoo" / "tiny-1", entries)
+    assert cells(page, "unseen")[0][1:] == ["0.45", "", "", "", ""]  # not scored
+    assert len(cells(page, "naming, held-out style")) == 3
+    assert "| tiny\\-1, 1 seed |" in parts_card.render(root / "zoo" / "tiny-1", registry.load(root))
 
 
 def test_a_chain_without_scores_says_what_to_run(root: Path) -> None:
@@ -150,6 +144,8 @@ def test_the_page_shows_the_card_below_the_title_of_the_registry(root: Path, tmp
     page = (tmp_path / "pages" / "tiny.md").read_text()
     assert page.startswith("# Tiny &lt;b&gt;one: model card\n")
     assert "```{include} /zoo/tiny/README.md\n:start-after: -->\n```" in page
+    assert ":alt: Loss against step for the stages vision, aligned, tuned;" in page
+    assert (tmp_path / "pages" / "tiny-training.svg").is_file()
 
 
 def test_abilities_are_those_of_models_of_the_world_of_things(root: Path, tmp_path: Path) -> None:
@@ -160,7 +156,7 @@ def test_abilities_are_those_of_models_of_the_world_of_things(root: Path, tmp_pa
     page = (tmp_path / "pages" / "abilities.md").read_text()
     assert "Tiny &lt;b&gt;one, 2 seeds" in page
     assert "## Tiny &lt;b&gt;one\n" in page
-    assert cells(page, "naming, trained styles")[0][:4] == ["naming, trained styles", "10", "0.05", "0.80"]
+    assert cells(page, "naming, trained styles")[0][-2:] == ["0.05", "10"]
     for path in (root / "zoo").glob(f"*/{FILE}"):
         path.unlink()
     abilities.write(entries, tmp_path / "pages", root)
@@ -185,9 +181,9 @@ def test_what_a_card_in_the_repository_calls_reached_is() -> None:
         for asked in bars.THINGS if kept else ():
             mean = sum(mean_of(scored, asked) for scored in kept) / len(kept)
             row = cells(page, abilities.named(asked))[0]
-            shown = re.match(r"[−\d.]+", row[4])
+            shown = re.match(r"[−\d.]+", row[2])
             reached = "yes" if mean >= asked.least - 1e-9 else "**no**"
-            if not shown or (shown[0], row[5]) != (f"{mean:.2f}".replace("-", "−"), reached):
+            if not shown or (shown[0], row[3]) != (f"{mean:.2f}".replace("-", "−"), reached):
                 wrong.append((folder.name, row, mean))
     assert wrong == []
 

@@ -32,16 +32,22 @@ def render(registry: Registry) -> str:
     found = [f"{GENERATED}/claims", *([ABILITIES] if others else [])]
     parts = [_part("What was found", _files(found))]
     for arch in others:
-        parts.append(_part(arch.title, _files([card(arch.name), *_chapters(arch)])))
+        if arch.repeats is None:
+            again = [_nested(other) for other in others if other.repeats == arch.name]
+            parts.append(_part(arch.title, [*_files([card(arch.name), *_chapters(arch)]), *again]))
     parts.append(_part("How it works", _files(["book/methods", *(f"{GENERATED}/{page}" for page in PAGES)])))
     if small:
-        models = [{"file": card(arch.name), "sections": _files(_chapters(arch))} for arch in small]
-        parts.append(_part("Laboratory models", [{"file": LABORATORY}, *models]))
+        parts.append(_part("Laboratory models", [{"file": LABORATORY}, *map(_nested, small)]))
     parts.append(_part("Across models", _files([chapter(COMPARISON, registry.comparison)])))
     use = ["book/reproduce", f"{GENERATED}/data", "book/glossary", "book/bibliography"]
     parts.append(_part("Use it yourself", _files(use)))
     toc = {"format": "jb-book", "root": "book/index", "parts": parts}
     return HEADER + yaml.safe_dump(toc, sort_keys=False, allow_unicode=True)
+
+
+def _nested(arch: Architecture) -> Entry:
+    """A model's card with its chapters below it."""
+    return {"file": card(arch.name), "sections": _files(_chapters(arch))}
 
 
 def _chapters(arch: Architecture) -> list[str]:

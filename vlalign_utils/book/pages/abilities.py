@@ -76,12 +76,13 @@ def against_bars(known: Sequence[Chain]) -> str:
         about = first.suites.get(asked.suite)
         n = "" if about is None else number(len(about.rows(asked.group)))
         blind = "" if about is None or asked.beside else number(first.chance(asked.suite, asked.group))
-        rows.append([text(named(asked)), n, blind, f"{asked.least:.2f}".replace("-", "−"), *cells])
-    columns = ["suite", "N", "chance", "bar"]
+        rows.append([text(named(asked)), f"{asked.least:.2f}".replace("-", "−"), *cells, blind, n])
+    columns = ["suite", "bar"]
     for chain in known:
         columns += [f"{text(chain.title)}, {counted(len(chain.seeds), 'seed')}", "reached"]
+    columns += ["chance", "N"]
     told = f"Missed: {joined(missed)}." if missed else "Every bar that has been measured is reached."
-    return "\n".join([table(columns, f"lrrr{'rl' * len(known)}", rows), text(told.replace("-", "−"))])
+    return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told.replace("-", "−"))])
 
 
 def named(asked: Bar) -> str:
@@ -128,7 +129,7 @@ def _rows(chain: Chain) -> list[tuple[str, str | None, list[str]]]:
 
 
 def _label(suite: str, group: str | None) -> str:
-    return text(suite) if group is None else f"\N{EM SPACE}{text(group)}"
+    return text(suite if group is None else f"{suite}, {group}")
 
 
 def _cell(seeds: Sequence[ChainScores], stage: str, suite: str, group: str | None) -> str:
