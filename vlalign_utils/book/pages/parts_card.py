@@ -125,7 +125,8 @@ def _tower(scores: dict[str, Any]) -> Iterator[str]:
     rows = []
     for what, after in scores["after"].items():
         both = [Interval(s["value"], s["low"], s["high"], s["n"]) for s in (scores["before"][what], after)]
-        rows.append([what, *map(interval, both), f"{after['chance']:.3f}", number(after["n"])])
+        cells = [interval(one) for one in both]
+        rows.append([what, *cells, f"{after['chance']:.3f}", number(after["n"])])
     yield "What the tower alone tells apart in the held-out style, by nearest images:"
     yield table(["question", "before", "after", "chance", "N"], "lrrrr", rows)
 
