@@ -39,6 +39,7 @@ def test_make_bench_writes_what_the_page_shows(tmp_path: Path) -> None:
         "capture",
         "early stop",
         "replay of the decoder",
+        "image and question once",
         "prepare, overlap_grid, imbalance_grid",
         "layer_distances, two_nn",
     }
