@@ -5,9 +5,10 @@ from tiny_models import build, each_family, tiny_processor
 
 from vlalign_utils import VLM
 from vlalign_utils.analysis.logit_lens import first_pieces, lens_scores, logit_lens
-from vlalign_utils.data.concepts import concept_items, other_words
+from vlalign_utils.data.concepts import other_words
 from vlalign_utils.data.language import describe
 from vlalign_utils.data.tokenizer import build_tokenizer
+from vlalign_utils.data.worlds import WORLDS
 
 NAMES = [("red",), ("green", "blue"), ("circle",), ("red",), ("square",)]
 
@@ -58,7 +59,7 @@ def vlm() -> VLM:
 @pytest.mark.slow_except("32")
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
-    pairs = concept_items("colour", len(NAMES), 0)
+    pairs = WORLDS["drawn"].concept_items("colour", len(NAMES), 0)
     found = logit_lens(vlm, pairs, NAMES, batch_size=batch_size, seed=3)
     model = vlm.model
     for side, words in ((found.own, NAMES), (found.control, other_words(NAMES, 3))):
@@ -76,7 +77,7 @@ def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
 
 @pytest.mark.slow
 def test_another_group_of_tokens_can_be_read(vlm):
-    pairs = concept_items("colour", 3, 0)
+    pairs = WORLDS["drawn"].concept_items("colour", 3, 0)
     last = logit_lens(vlm, pairs, NAMES[:3], group="last")
     image = logit_lens(vlm, pairs, NAMES[:3])
     assert set(np.unique(last.own.share)) <= {0, 1}
@@ -89,7 +90,7 @@ def test_the_last_layer_gives_the_logits_of_every_family(family, monkeypatch):
     ids = {"red": 5, "blue": 9}
     monkeypatch.setattr(VLM, "tokenizer", _Words(ids))
     monkeypatch.setattr(vlm, "prepare", lambda prompts, images: inputs)
-    pairs = concept_items("colour", 2, 0)
+    pairs = WORLDS["drawn"].concept_items("colour", 2, 0)
     image = vlm.image_mask(inputs)
     if image is None:
         with pytest.raises(ValueError, match="cross-attention"):
@@ -139,4 +140,4 @@ def test_a_space_by_itself_is_not_a_piece():
 
 def test_words_of_another_number_than_the_pairs_are_refused(vlm):
     with pytest.raises(ValueError, match="3 pairs but 5 words"):
-        logit_lens(vlm, concept_items("colour", 3, 0), NAMES)
+        logit_lens(vlm, WORLDS["drawn"].concept_items("colour", 3, 0), NAMES)

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlalign_utils.data.concepts import other_words
-from vlalign_utils.data.language import Language, describe
-from vlalign_utils.data.pairs import Pair
+from vlalign_utils.data.paired import Pair
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.batching import backing_off, exact_batches
 from vlalign_utils.inference.progress import progress
@@ -92,7 +91,6 @@ def logit_lens(
     vlm: VLM,
     pairs: Sequence[Pair],
     words: Words,
-    language: Language = "en",
     group: str | Group = "image",
     batch_size: int = 32,
     seed: int = 0,
@@ -100,8 +98,8 @@ def logit_lens(
 ) -> LogitLens:
     """Read every item's `words` off its image tokens (or another group of tokens), at every layer.
 
-    The prompt asks for a description in `language`; `words` are from `concept_words`, in that language. The
-    control scores the words of another item that has none of the same words. Raises ValueError when words and
+    The prompt asks for a description; `words` are from `concept_words`, in the prompt's language. The control
+    scores the words of another item that has none of the same words. Raises ValueError when words and
     pairs are not equally many, when there is no control, and where an item has no such tokens.
     """
     if len(words) != len(pairs):
@@ -113,7 +111,7 @@ def logit_lens(
     scores = np.zeros((2, len(LensScores._fields), vlm.n_layers + 1, len(pairs)))
 
     def work(rows: list[int]) -> Float[np.ndarray, "sides scores layers rows"]:
-        inputs: dict[str, Any] = vlm.prepare([describe(language)] * len(rows), [pairs[i].image for i in rows])
+        inputs: dict[str, Any] = vlm.prepare([pairs[i].ask for i in rows], [pairs[i].image for i in rows])
         run = vlm.record(**inputs)
         tokens = read_tokens(run.inputs, vlm.image_mask(run.inputs, run), rows=rows)
         (where,) = masks(groups, tokens).values()
