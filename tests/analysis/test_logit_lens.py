@@ -4,7 +4,7 @@ import torch
 from tiny_models import build, each_family, tiny_processor
 
 from vlalign_utils import VLM
-from vlalign_utils.analysis.logit_lens import first_pieces, lens_scores, logit_lens
+from vlalign_utils.analysis.logit_lens import first_pieces, lens_scores, logit_lens, read_off
 from vlalign_utils.data.concepts import other_words
 from vlalign_utils.data.language import describe
 from vlalign_utils.data.tokenizer import build_tokenizer
@@ -34,7 +34,7 @@ def test_scores_are_those_of_a_loop_over_tokens():
     logits = 3 * torch.randn(4, 7, 9, generator=generator)
     where = torch.rand(4, 7, generator=generator) < 0.6
     pieces = [[3], [0, 8], [1, 2, 5], [6]]
-    scores = lens_scores(logits, where, pieces)
+    scores = lens_scores(read_off(logits, where), pieces)
     for i in range(4):
         expected = naive(logits[i, where[i]], pieces[i])
         assert [part[i] for part in scores] == pytest.approx(expected, rel=1e-5)
@@ -46,9 +46,9 @@ def test_what_cannot_be_scored_is_refused():
     logits, where = torch.zeros(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)
     none = where.clone()
     none[1] = False
-    for wrong in ((where, [[1]]), (where, [[1], []]), (none, [[1], [2]])):
+    for mask, pieces in ((where, [[1]]), (where, [[1], []]), (none, [[1], [2]])):
         with pytest.raises(ValueError, match="at least one masked token and at least one piece"):
-            lens_scores(logits, *wrong)
+            lens_scores(read_off(logits, mask), pieces)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_last_layer_gives_the_logits_of_every_family(family, monkeypatch):
             logit_lens(vlm, pairs, [("red",), ("blue",)])
         return
     found = logit_lens(vlm, pairs, [("red",), ("blue",)])
-    expected = lens_scores(vlm.record(**inputs).logits, image, [[5], [9]])
+    expected = lens_scores(read_off(vlm.record(**inputs).logits, image), [[5], [9]])
     for part, known in zip(found.own, expected, strict=True):
         assert part[-1] == pytest.approx(known, rel=1e-4)
     assert found.own.probability.shape == (vlm.n_layers + 1, 2)

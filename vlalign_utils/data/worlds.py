@@ -97,7 +97,6 @@ WORLDS = {
                 "en": "caption",
                 "described": "description",
                 "associated": "association",
-                "kinds": "kinds",
                 "it": "Italian names",
             },
             caption_pairs=things_pairs.caption_pairs,
