@@ -53,6 +53,12 @@ def test_every_parameter_of_every_notebook_has_a_rule_that_its_default_meets():
         ("04_causal", {"suites": np.array(["digits"])}, "'suites' must be a list such as"),
         ("04_causal", {"width": 9}, "'width' must be a number of layers"),
         ("04_causal", {"width": 0}, "'width' must be"),
+        ("04_causal", {"stride": 0}, "'stride' must be"),
+        (
+            "04_causal",
+            {"stride": 3},
+            "'stride' is 3, 'width' is 2: there must be no layer between two windows",
+        ),
         (
             "02_probing",
             {"concepts": ["colour", "tone"]},

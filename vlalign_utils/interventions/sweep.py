@@ -75,14 +75,17 @@ def _last(tokens: Tokens) -> Mask:
     return token_groups.GROUPS["last"](tokens) | tokens.answer
 
 
-def windows(n_layers: int, width: int) -> list[Span]:
-    """All windows (first, last) of `width` layers, inclusive.
+def windows(n_layers: int, width: int, stride: int = 1) -> list[Span]:
+    """Windows (first, last) of `width` layers, inclusive: every `stride`-th one, and the one at the end.
 
-    Raises ValueError unless 1 <= width <= n_layers.
+    Raises ValueError unless 1 <= width <= n_layers and 1 <= stride <= width: each layer is in a window.
     """
     if not 1 <= width <= n_layers:
         raise ValueError(f"a window of {width} layers does not fit in a model of {n_layers}")
-    return [(first, first + width - 1) for first in range(n_layers - width + 1)]
+    if not 1 <= stride <= width:
+        raise ValueError(f"windows of {width} layers that are {stride} apart: the stride is 1 to the width")
+    last = n_layers - width
+    return [(first, first + width - 1) for first in dict.fromkeys((*range(0, last, stride), last))]
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
         lambda value, layers: _is_whole(value, 1, layers),
         of_layers=True,
     ),
+    "stride": _whole(1),
     "targets": Rule(
         "a list of one or more different decoder layers, counted from 0",
         lambda value, layers: _distinct(value) and all(_is_whole(one, 0, layers - 1) for one in value),
@@ -114,6 +115,9 @@ RELATIONS: dict[tuple[str, ...], Rule] = {
     ("lens_items", "items"): Rule(
         "at most as many items for the lenses as there are",
         lambda values, _: values["lens_items"] <= values["items"],
+    ),
+    ("stride", "width"): Rule(
+        "no layer between two windows", lambda values, _: values["stride"] <= values["width"]
     ),
     ("epochs", "steps"): Rule(
         "no more epochs than steps", lambda values, _: values["epochs"] <= values["steps"]
