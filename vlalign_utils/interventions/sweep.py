@@ -19,7 +19,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Batch, answer_scores, evaluate, evaluation_batches
+from vlalign_utils.inference.scoring import Batch, answer_scores, evaluate, evaluation_batches, tokens_read
 from vlalign_utils.inference.token_groups import Tokens
 
 Mask = Bool[Tensor, "batch tokens"]
@@ -175,8 +175,7 @@ def replayed(
         sets = [by_name[name][column] for name in names for column in range(len(spans))]
         cells = [(name, column) for name in names for column in range(len(spans))]
         vlm.capabilities().require(*sorted({NEEDS[type(e)] for own in sets for e in own if type(e) in NEEDS}))
-        # Only the answer's tokens and the one before them are read.
-        keep = batch.answers.shape[1] - int((batch.answers >= 0).any(0).int().argmax()) + 1
+        keep = tokens_read(batch.answers)
         answers = batch.answers[:, -keep:]
         scores = answer_scores(run.logits[:, -keep:], answers)
         clean[batch.rows], solved[batch.rows] = scores.prob, scores.correct
