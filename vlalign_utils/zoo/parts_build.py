@@ -14,7 +14,7 @@ from torch import Tensor
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.loading.stage_file import write_stage
-from vlalign_utils.paths import ROOT, atomic_file, write_atomic
+from vlalign_utils.paths import ROOT, atomic_file, sha256, write_atomic
 from vlalign_utils.tuning.train_loop import History, Schedule
 from vlalign_utils.zoo.from_parts import PARTS, build_processor, fresh_model
 from vlalign_utils.zoo.naming_data import naming_batches, sizes
@@ -23,8 +23,10 @@ from vlalign_utils.zoo.parts_stages import train_answers, train_connector, train
 from vlalign_utils.zoo.records import device_name, stage_record, versions
 from vlalign_utils.zoo.start import start
 from vlalign_utils.zoo.things_data import captioned, questioned
+from vlalign_utils.zoo.tower_scores import tower_embedding, tower_scores
 
 TOWER = "tower.safetensors"
+TOWER_SCORES = "tower_scores.json"
 CONNECTOR = "connector.safetensors"
 
 
@@ -110,7 +112,20 @@ def _vision(chain: str, recipe: PartsRecipe, processor: Any, tower: Path, accele
         with atomic_file(tower) as unfinished:
             save_file(weights, unfinished, metadata={"format": "pt"})
         _record(tower.parent, recipe, "vision", schedule, history, weights, accelerator)
+        _score_tower(recipe, processor, tower)
     accelerator.wait_for_everyone()
+
+
+def _score_tower(recipe: PartsRecipe, processor: Any, tower: Path) -> None:
+    """Note beside a tower what it tells apart, and what it did before it was trained."""
+    path, trained = tower.with_name(TOWER_SCORES), sha256(tower)
+    if path.is_file() and json.loads(path.read_bytes())["tower"] == trained:
+        return
+    scores = {}
+    for name, weights in (("before", []), ("after", [tower])):
+        seeing: Any = fresh_model(recipe.seed, weights=weights, pixels=recipe.side).base_model.vision_tower
+        scores[name] = tower_scores(tower_embedding(seeing, processor), recipe.side)
+    write_atomic(path, tidy_json({"tower": trained, **scores}))
 
 
 def _record(
