@@ -69,7 +69,7 @@ def run(
 
 @app.command()
 def book(
-    archs: Annotated[str, typer.Option(help="comma list, or all; default: the first of the registry")] = "",
+    archs: Annotated[str, typer.Option(help="comma list, or all; default: the first laboratory model")] = "",
     cores: Annotated[int, typer.Option(min=1, help="notebooks that run side by side")] = 2,
 ) -> None:
     """Execute every notebook that is stale, then build the pages in _build/html."""
@@ -104,6 +104,16 @@ def toc() -> None:
 
     with _one_sentence(registry.RegistryError):
         write_atomic(ROOT / "_toc.yml", contents.render(registry.load()))
+
+
+@app.command()
+def cards() -> None:
+    """Write the cards of chains from pretrained parts again, from the records in zoo/."""
+    from vlalign_utils.book.pages import parts_card
+    from vlalign_utils.pipeline import registry
+
+    with _one_sentence(ValueError):
+        parts_card.write_all(registry.load(), ROOT)
 
 
 @app.command()
@@ -190,9 +200,12 @@ def zoo(
     chain: Annotated[str, typer.Argument(help="a recipe, zoo/recipes/CHAIN.yml")],
     device: Annotated[str, typer.Option(help="cpu or cuda; several GPUs: accelerate launch -m")] = "cpu",
 ) -> None:
-    """Train an embedded model from its recipe, resuming where it stopped."""
+    """Train an embedded model from its recipe, resuming where it stopped; score it and write its card."""
+    from vlalign_utils.book.pages import parts_card
+    from vlalign_utils.pipeline import registry
     from vlalign_utils.zoo.build import build
 
     with _one_sentence(ValueError, FloatingPointError):
         folder = build(chain, device)
+        parts_card.write_all(registry.load(), ROOT)
     typer.echo(f"{folder.parent.name}/{folder.name} is ready")

@@ -31,7 +31,13 @@ def chain(tmp_path_factory):
         for module in (zoo, parts_build):
             patch.setattr(module, "ROOT", root)
         patch.setattr(compiled.shutil, "which", lambda name: None)  # it takes a minute
-        yield zoo.build("tiny")
+        patch.setattr(
+            zoo, "score_chain", lambda folder, world, device: scored.append((folder.name, world, device))
+        )
+        scored: list[tuple[str, str, str]] = []
+        folder = zoo.build("tiny")
+        assert scored == [("tiny", "things", "cpu")]
+        yield folder
     torch.use_deterministic_algorithms(False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -82,6 +88,7 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
     (checkpoint,) = (chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-*")
     checkpoint.unlink()
+    (chain / "tuned" / "stage.json").unlink()
     monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
 
     def cut(n, seed, step, side):
@@ -98,6 +105,23 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     for path, before in whole.items():
         after = load_file(path)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
+    """What is complete is found from the folder alone: in a clone there are no checkpoints."""
+    monkeypatch.setattr(zoo, "build_from_parts", lambda *given: pytest.fail("it is trained"))
+    assert zoo.build("tiny") == chain
+    assert "zoo/tiny is complete for its recipe" in capsys.readouterr().out
+    recipe = read_any_recipe(chain.parent / "recipes" / "tiny.yml")
+    assert parts_build.complete(chain, recipe)
+    longer = recipe.stages.tuned.model_copy(update={"steps": 3})
+    stages = recipe.stages.model_copy(update={"tuned": longer})
+    assert not parts_build.complete(chain, recipe.model_copy(update={"stages": stages}))
+    (chain / "base" / "config.json").rename(chain / "elsewhere")
+    try:
+        assert not parts_build.complete(chain, recipe)
+    finally:
+        (chain / "elsewhere").rename(chain / "base" / "config.json")
 
 
 def test_a_tower_that_is_not_there_is_named(chain, monkeypatch):

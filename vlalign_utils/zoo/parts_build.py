@@ -13,18 +13,22 @@ from torch import Tensor
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.results import tidy_json
-from vlalign_utils.loading.stage_file import write_stage
+from vlalign_utils.loading.parts import LANGUAGE_MODEL, published_file
+from vlalign_utils.loading.rounding import rounding
+from vlalign_utils.loading.stage_file import read_stage, write_stage
 from vlalign_utils.paths import ROOT, atomic_file, sha256, write_atomic
 from vlalign_utils.tuning.train_loop import History, Schedule
 from vlalign_utils.zoo.from_parts import PARTS, build_processor, fresh_model
 from vlalign_utils.zoo.naming_data import naming_batches, sizes
 from vlalign_utils.zoo.parts_recipe import PartsRecipe
 from vlalign_utils.zoo.parts_stages import train_answers, train_connector, train_tower
+from vlalign_utils.zoo.recipe import STAGES
 from vlalign_utils.zoo.records import device_name, stage_record, versions
 from vlalign_utils.zoo.start import start
 from vlalign_utils.zoo.things_data import captioned, questioned
 from vlalign_utils.zoo.tower_scores import tower_embedding, tower_scores
 
+RECORD = "record.json"
 TOWER = "tower.safetensors"
 TOWER_SCORES = "tower_scores.json"
 CONNECTOR = "connector.safetensors"
@@ -81,12 +85,35 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
 
 
 def checkpoint(chain: str, recipe: PartsRecipe, stage: str) -> Path:
-    """A stage's checkpoint, named after what of the recipe decides the stage: later stages do not."""
+    """A stage's checkpoint, named after what of the recipe decides the stage."""
+    return ROOT / ".cache" / "zoo" / chain / f"{stage}-{decided_by(recipe, stage)}.ckpt"
+
+
+def decided_by(recipe: PartsRecipe, stage: str) -> str:
+    """Hash of what of the recipe decides a stage: later stages do not."""
     stages = list(type(recipe.stages).model_fields)
     later = set(stages[stages.index(stage) + 1 :])
     decides = recipe.model_dump_json(exclude={"stages": later} | ({} if stage == "tuned" else {"rank": True}))
-    name = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    return ROOT / ".cache" / "zoo" / chain / f"{stage}-{name}.ckpt"
+    return hashlib.sha256(decides.encode()).hexdigest()[:12]
+
+
+def complete(folder: Path, recipe: PartsRecipe) -> bool:
+    """Whether a chain's folder holds every stage, trained by this recipe and undamaged."""
+    path = folder / RECORD
+    if not path.is_file():
+        return False
+    trained = json.loads(path.read_bytes())["stages"]
+    wanted = [
+        name for name in type(recipe.stages).model_fields if name != "vision" or recipe.tower == folder.name
+    ]
+    if any(trained.get(name, {}).get("recipe") != decided_by(recipe, name) for name in wanted):
+        return False
+    try:
+        for stage in STAGES:
+            read_stage(folder / stage)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _vision(chain: str, recipe: PartsRecipe, processor: Any, tower: Path, accelerator: Accelerator) -> None:
@@ -138,20 +165,28 @@ def _record(
     accelerator: Accelerator,
 ) -> None:
     """Note in the chain's record how a stage was trained; what it says of others stays."""
-    path = folder / "record.json"
-    stages = json.loads(path.read_bytes())["stages"] if path.is_file() else {}
+    path = folder / RECORD
+    before = json.loads(path.read_bytes()) if path.is_file() else {}
+    stages = before.get("stages", {})
     trained = sum(value.numel() for value in weights.values())
     stages[stage] = stage_record(schedule, history, trained) | {
         "device": device_name(accelerator),
         "versions": versions(),
+        "recipe": decided_by(recipe, stage),
     }
     record = {
         "chain": folder.name,
         "seed": recipe.seed,
         "recipe": recipe.model_dump(),
         "stages": stages,
+        "rounding": before.get("rounding") or _rounding(),
     }
     write_atomic(path, tidy_json(record))
+
+
+def _rounding() -> dict[str, float]:
+    found = rounding(published_file(LANGUAGE_MODEL))
+    return {name: round(value, 4) for name, value in found._asdict().items()}
 
 
 @torch.no_grad()
