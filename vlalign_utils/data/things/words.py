@@ -108,7 +108,7 @@ def nearest_kind(thing: Thing) -> str:
 
     >>> from vlalign_utils.data.things.table import by_name
     >>> nearest_kind(by_name()["tiger"]), nearest_kind(by_name()["fish"])
-    ('a feline', 'an animal')
+    ('a feline', 'a sea animal')
     """
     own = [word for name in (thing.name, *thing.synonyms) for word in words_of(name)]
     wider = [
