@@ -37,15 +37,15 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     """Train `chain`, or resume, and return its folder; stages that are complete are not trained again.
 
     Checkpoints live in .cache/zoo/<chain>/, each named after what of the recipe decides it. Raises ValueError
-    when the tower is another chain's that is not there.
+    when the tower, or the one that it learns from, is another chain's that is not there.
     """
     folder = ROOT / "zoo" / chain
     shell = recipe.shell or fast_vlm(recipe.side)
     processor = build_processor(shell)
     tower = ROOT / "zoo" / recipe.tower / TOWER
-    for other in {recipe.tower, recipe.teacher or recipe.tower} - {chain}:
-        if not (missing := ROOT / "zoo" / other / TOWER).is_file():
-            raise ValueError(f"{missing} is missing: train it first, with make zoo CHAIN={other}")
+    other = recipe.teacher if recipe.tower == chain else recipe.tower
+    if other and not (missing := ROOT / "zoo" / other / TOWER).is_file():
+        raise ValueError(f"{missing} is missing: train it first, with make zoo CHAIN={other}")
     if recipe.tower == chain:
         _vision(chain, recipe, shell, processor, device)
     accelerator = start(device)
