@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlalign_utils.driver.vlm import VLM
@@ -24,7 +24,6 @@ from vlalign_utils.zoo.from_parts import build_processor, fresh_model
 from vlalign_utils.zoo.naming_data import naming_batches, sizes
 from vlalign_utils.zoo.parts_recipe import PartsRecipe, PartsShell
 from vlalign_utils.zoo.parts_stages import train_answers, train_connector
-from vlalign_utils.zoo.recipe import STAGES
 from vlalign_utils.zoo.records import device_name, stage_record, versions
 from vlalign_utils.zoo.start import start
 from vlalign_utils.zoo.things_data import captioned, questioned
@@ -50,7 +49,7 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     other = recipe.teacher if recipe.tower == chain else recipe.tower
     if other and not (missing := ROOT / "zoo" / other / TOWER).is_file():
         raise ValueError(f"{missing} is missing: train it first, with make zoo CHAIN={other}")
-    if recipe.tower == chain:
+    if recipe.tower == chain and not trained(folder, recipe, "vision"):
         _vision(chain, recipe, shell, processor, device)
     accelerator = start(device)
     model = fresh_model(recipe.seed, torch.bfloat16, [tower], shell)
@@ -62,17 +61,20 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
         write_stage(folder / "base", **own, seed=recipe.seed)
     where = {"seed": recipe.seed, "accelerator": accelerator}
     schedules = recipe.stages
-    history, connector = train_connector(
-        vlm,
-        partial(captioned, side=recipe.side),
-        schedules.aligned,
-        **where,
-        checkpoint=checkpoint(chain, recipe, "aligned"),
-    )
+    if trained(folder, recipe, "aligned"):
+        connector = load_file(folder / "aligned" / CONNECTOR)
+    else:
+        history, connector = train_connector(
+            vlm,
+            partial(captioned, side=recipe.side),
+            schedules.aligned,
+            **where,
+            checkpoint=checkpoint(chain, recipe, "aligned"),
+        )
+        if accelerator.is_main_process:
+            write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
+            _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     _place(model, connector)
-    if accelerator.is_main_process:
-        write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
-        _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     history, connector, lora = train_answers(
         vlm,
         partial(questioned, side=recipe.side),
@@ -104,18 +106,20 @@ def decided_by(recipe: PartsRecipe, stage: str) -> str:
 
 def complete(folder: Path, recipe: PartsRecipe) -> bool:
     """Whether a chain's folder holds every stage, trained by this recipe and undamaged."""
+    stages = [s for s in type(recipe.stages).model_fields if s != "vision" or recipe.tower == folder.name]
+    return all(trained(folder, recipe, stage) for stage in stages)
+
+
+def trained(folder: Path, recipe: PartsRecipe, stage: str) -> bool:
+    """Whether a chain's folder holds a stage, trained by this recipe and undamaged."""
     path = folder / RECORD
     if not path.is_file():
         return False
-    trained = json.loads(path.read_bytes())["stages"]
-    wanted = [
-        name for name in type(recipe.stages).model_fields if name != "vision" or recipe.tower == folder.name
-    ]
-    if any(trained.get(name, {}).get("recipe") != decided_by(recipe, name) for name in wanted):
+    if json.loads(path.read_bytes())["stages"].get(stage, {}).get("recipe") != decided_by(recipe, stage):
         return False
     try:
-        for stage in STAGES:
-            read_stage(folder / stage)
+        # Every stage holds the hash of the tower.
+        read_stage(folder / ("base" if stage == "vision" else stage))
     except (OSError, ValueError):
         return False
     return True
@@ -164,14 +168,14 @@ def _set_attention(model: Any, accelerator: Accelerator) -> None:
 
 def _score_tower(recipe: PartsRecipe, shell: PartsShell, processor: Any, tower: Path) -> None:
     """Note beside a tower what it tells apart, and what it did before it was trained."""
-    path, trained = tower.with_name(TOWER_SCORES), sha256(tower)
-    if path.is_file() and json.loads(path.read_bytes())["tower"] == trained:
+    path, digest = tower.with_name(TOWER_SCORES), sha256(tower)
+    if path.is_file() and json.loads(path.read_bytes())["tower"] == digest:
         return
     scores = {}
     for name, weights in (("before", []), ("after", [tower])):
         seeing = VLM(fresh_model(recipe.seed, weights=weights, shell=shell), processor)
         scores[name] = tower_scores(tower_embedding(seeing), recipe.side)
-    write_atomic(path, tidy_json({"tower": trained, **scores}))
+    write_atomic(path, tidy_json({"tower": digest, **scores}))
 
 
 def _record(
@@ -187,8 +191,8 @@ def _record(
     path = folder / RECORD
     before = json.loads(path.read_bytes()) if path.is_file() else {}
     stages = before.get("stages", {})
-    trained = sum(value.numel() for value in weights.values())
-    stages[stage] = stage_record(schedule, history, trained) | {
+    size = sum(value.numel() for value in weights.values())
+    stages[stage] = stage_record(schedule, history, size) | {
         "device": device_name(accelerator),
         "versions": versions(),
         "recipe": decided_by(recipe, stage),
