@@ -146,9 +146,10 @@ def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]
     torch.set_num_threads(1)
     with _one_sentence(*execute.Expected):
         params = planned(TUNING, arch, {}, False, ROOT, fetch=True)[0]
-        aligned, tuned = load_stages(registry.load().architecture(arch), 2).values()
+        entry = registry.load().architecture(arch)
+        aligned, tuned = load_stages(entry, 2).values()
         kept = records(arch)
-        found = study(aligned, tuned, protocol_of(params), kept, show=True)
+        found = study(aligned, tuned, protocol_of(params, entry.world), kept, show=True)
         path = committed(arch)
         write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
     typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")

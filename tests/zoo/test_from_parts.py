@@ -1,6 +1,7 @@
 """The model of pretrained parts: its settings, its turns, and what it allows when it is loaded as a stage."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from vlalign_utils import load_vlm
 from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.loading.parts import LANGUAGE_MODEL, VISION_TOWER, part_folder
-from vlalign_utils.loading.stage_file import write_stage
-from vlalign_utils.zoo.from_parts import PARTS, build_config, build_processor, fresh_model
+from vlalign_utils.loading.stage_file import read_stage, write_stage
+from vlalign_utils.paths import ROOT
+from vlalign_utils.zoo.fast_vlm import fast_vlm
+from vlalign_utils.zoo.from_parts import build_config, build_processor, fresh_model
+from vlalign_utils.zoo.parts_recipe import PartsRecipe, PartsShell
+from vlalign_utils.zoo.recipe import read_any_recipe
 
 pytestmark = pytest.mark.slow
 QUESTIONS = ["What is this?", "What is on the left of the big old tree, and how many are there?"]
@@ -29,11 +34,40 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(np.asarray(load_sample_image(name))) for name in ("china.jpg", "flower.jpg")]
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zoo") / "parts"
-    write_stage(folder / "base", fresh_model(0), build_processor(), PARTS, seed=0)
-    return folder
+@dataclass(frozen=True)
+class Chain:
+    """A chain's stage `base`, and how its class writes an image."""
+
+    folder: Path
+    image: str
+
+
+def idefics3() -> PartsShell:
+    recipe = read_any_recipe(ROOT / "zoo" / "recipes" / "smolvlm.yml")
+    assert isinstance(recipe, PartsRecipe)
+    assert recipe.shell is not None
+    return recipe.shell
+
+
+@pytest.fixture(scope="module", params=["smollm", "smolvlm"])
+def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The language model in FastVLM's class, and in that of smolvlm, whose tower knows nothing yet."""
+    folder = tmp_path_factory.mktemp("zoo") / request.param
+    if request.param == "smollm":
+        shell, image = fast_vlm(), "<empty_output>" * 25
+    else:
+        around = "<fake_token_around_image>"
+        shell, image = idefics3(), f"{around}<global-img>{'<image>' * 25}{around}"
+    model, processor = fresh_model(0, shell=shell), build_processor(shell)
+    write_stage(folder / "base", model, processor, shell.parts, seed=0, tokens=shell.tokens)
+    return Chain(folder, image)
+
+
+def test_what_was_written_before_is_written_again(tmp_path: Path) -> None:
+    """The settings of the committed stage, byte by byte: what was trained from it stays what it was."""
+    write_stage(tmp_path / "base", fresh_model(0), build_processor(), fast_vlm().parts, seed=0)
+    committed, again = read_stage(ROOT / "zoo" / "smollm" / "base"), read_stage(tmp_path / "base")
+    assert again == committed.model_copy(update={"weights": {}})
 
 
 def test_the_parts_compute_what_they_did(images: list[Image.Image]) -> None:
@@ -86,15 +120,34 @@ def test_turns_are_those_of_the_language_model_without_its_system_prompt() -> No
 
 
 def test_other_sizes_of_images(images: list[Image.Image]) -> None:
-    inputs = build_processor(224)(text=["<empty_output>?"], images=images[:1], return_tensors="pt")
-    assert (inputs["input_ids"] == 16).sum() == build_config(224).image_seq_length == 49
+    processor: Any = build_processor(fast_vlm(224))
+    config: Any = build_config(fast_vlm(224))
+    inputs = processor(text=["<empty_output>?"], images=images[:1], return_tensors="pt")
+    assert (inputs["input_ids"] == 16).sum() == config.image_seq_length == 49
     with pytest.raises(ValueError, match="pixels is 150, expected a multiple of 32"):
-        build_processor(150)
+        fast_vlm(150)
+
+
+def test_no_row_is_added_to_the_vocabulary(images: list[Image.Image]) -> None:
+    processor: Any = build_processor(idefics3())
+    config: Any = build_config(idefics3())
+    assert len(processor.tokenizer) == config.text_config.vocab_size == 49152
+    own = AutoTokenizer.from_pretrained(part_folder(LANGUAGE_MODEL.name))
+    for name, spare in idefics3().tokens.items():
+        assert processor.tokenizer.convert_tokens_to_ids(name) == own.convert_tokens_to_ids(spare)
+    text = "Two daisies, 17 bees: a café."
+    assert processor.tokenizer(text).input_ids == own(text).input_ids
+    inputs = processor(text=["<image>?"], images=[images[:1]], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 1, 3, 160, 160)
+    squared = np.asarray(images[0].resize((160, 160), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    torch.testing.assert_close(
+        inputs["pixel_values"][0, 0], torch.from_numpy(squared / 127.5 - 1).float(), atol=0.03, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_stage_in_use(chain: Path, images: list[Image.Image], dtype: str) -> None:
-    vlm = load_vlm(chain, "base", dtype=dtype)
+def test_a_stage_in_use(chain: Chain, images: list[Image.Image], dtype: str) -> None:
+    vlm = load_vlm(chain.folder, "base", dtype=dtype)
     assert (vlm.n_layers, vlm.d_model, vlm.source.stage) == (30, 576, "base")
     findings = vlm.capabilities().findings()
     assert [name for name, finding in findings.items() if not finding.works] == ["cross_off"]
@@ -103,7 +156,7 @@ def test_a_stage_in_use(chain: Path, images: list[Image.Image], dtype: str) -> N
     for text, question, answer in zip(texts, QUESTIONS, ANSWERS, strict=True):
         turn = f"{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
         padding, begun, rest = text.partition("<|im_start|>user\n")
-        assert (padding.replace("<|im_end|>", ""), begun + rest) == ("", begun + "<empty_output>" * 25 + turn)
+        assert (padding.replace("<|im_end|>", ""), begun + rest) == ("", begun + chain.image + turn)
     mask = vlm.image_mask(inputs)
     assert torch.equal(mask, inputs["input_ids"] == 16)
     assert mask.sum(1).tolist() == [25, 25]

@@ -1,4 +1,6 @@
 import json
+import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -7,30 +9,35 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from vlalign_utils import load_vlm
-from vlalign_utils.paths import ROOT
+from vlalign_utils.paths import ROOT, sha256
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.zoo import build as zoo
 from vlalign_utils.zoo import compiled, parts_build, things_data
 from vlalign_utils.zoo.recipe import read_any_recipe
+from vlalign_utils.zoo.tower_scores import tower_scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm")]
 STAGES = ("base", "aligned", "tuned")
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """A chain built by the real code from the real recipe, with two steps a stage."""
+@pytest.fixture(scope="module", params=["smollm", "smolvlm"])
+def chain(request, tmp_path_factory):
+    """A chain built by the real code from a real recipe, with two steps a stage."""
     root = tmp_path_factory.mktemp("repo")
-    recipe = read_any_recipe(ROOT / "zoo" / "recipes" / "smollm.yml").model_dump() | {"tower": "tiny"}
+    recipe = read_any_recipe(ROOT / "zoo" / "recipes" / f"{request.param}.yml").model_dump() | {
+        "tower": "tiny"
+    }
     for schedule in recipe["stages"].values():
         schedule.update(steps=2, batch_size=3)
     (root / "zoo" / "recipes").mkdir(parents=True)
     (root / "zoo" / "recipes" / "tiny.yml").write_text(yaml.safe_dump(recipe))
     (root / "zoo" / "recipes" / "again.yml").write_text("like: tiny\nseed: 1\n")
+    (root / "zoo" / "smollm").symlink_to(ROOT / "zoo" / "smollm")
     with pytest.MonkeyPatch.context() as patch:
         for module in (zoo, parts_build):
             patch.setattr(module, "ROOT", root)
         patch.setattr(compiled.shutil, "which", lambda name: None)  # it takes a minute
+        patch.setattr(parts_build, "tower_scores", partial(tower_scores, queries=1, things=3))
         patch.setattr(
             zoo, "score_chain", lambda folder, world, device: scored.append((folder.name, world, device))
         )
@@ -50,28 +57,34 @@ def weights(chain):
 def test_stages_train_what_they_say(weights):
     moved = {n for n in weights["base"] if not weights["base"][n].equal(weights["aligned"][n])}
     assert moved
-    assert all("multi_modal_projector" in name for name in moved)
+    assert all("multi_modal_projector" in name or "modality_projection" in name for name in moved)
     moved = {n for n in weights["base"] if not weights["aligned"][n].equal(weights["tuned"][n])}
-    assert {n.split("layers.")[-1].split(".", 1)[1] for n in moved if "language_model.layers" in n} == {
+    text = ("language_model.layers", "text_model.layers")
+    assert {n.split("layers.")[-1].split(".", 1)[1] for n in moved if any(t in n for t in text)} == {
         f"{part}.weight"
         for part in (
             *(f"self_attn.{p}_proj" for p in "qkvo"),
             *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
         )
     }
-    assert not any("vision_tower" in name or "embed_tokens" in name for name in moved)
+    assert not any("vision" in name or "embed_tokens" in name for name in moved)
 
 
-def test_the_tower_s_last_blocks_are_trained_once_for_all_stages(chain, weights):
+def test_the_tower_is_trained_once_for_all_stages(chain, weights):
     tower = load_file(chain / parts_build.TOWER)
     assert all(".blocks.0." not in name for name in tower)
     for name, value in tower.items():
         assert torch.equal(value.float(), weights["tuned"][name].float())
     assert not list(chain.glob("*/tower*"))
+    drawn = {name for name in weights["tuned"] if "vision_model" in name}
+    assert drawn <= set(tower)  # of a tower that is no pretrained part, every weight
+    scores = json.loads((chain / parts_build.TOWER_SCORES).read_bytes())
+    assert scores["tower"] == sha256(chain / parts_build.TOWER)
+    assert set(scores) == {"tower", "before", "after"}
 
 
 def test_what_is_kept_is_small(chain):
-    assert sum(file.stat().st_size for file in chain.rglob("*")) < 24 * 2**20
+    assert sum(file.stat().st_size for file in chain.rglob("*")) < 28 * 2**20
 
 
 def test_the_record_says_how_each_stage_was_trained(chain):
@@ -84,12 +97,13 @@ def test_the_record_says_how_each_stage_was_trained(chain):
 
 
 def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
-    """Killed in the last stage after one of its steps; what is complete is not trained again."""
+    """Killed in the last stage after one of its steps; what the folder holds is not trained again."""
     whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
-    (checkpoint,) = (chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-*")
-    checkpoint.unlink()
+    shutil.rmtree(chain.parents[1] / ".cache" / "zoo" / "tiny")  # of the other stages, too
     (chain / "tuned" / "stage.json").unlink()
     monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
+    for train in ("train_tower", "train_connector"):
+        monkeypatch.setattr(parts_build, train, lambda *given, **named: pytest.fail("it is trained again"))
 
     def cut(n, seed, step, side):
         if step == 1:
@@ -131,3 +145,9 @@ def test_a_tower_that_is_not_there_is_named(chain, monkeypatch):
             zoo.build("again")
     finally:
         (chain / "elsewhere").rename(chain / parts_build.TOWER)
+
+
+def test_a_teacher_that_is_not_there_is_named(chain):
+    recipe = read_any_recipe(chain.parent / "recipes" / "tiny.yml")
+    with pytest.raises(ValueError, match=r"zoo/nobody/tower.safetensors is missing: train it first"):
+        parts_build.build_from_parts("tiny", recipe.model_copy(update={"teacher": "nobody"}), "cpu")

@@ -13,6 +13,8 @@ def test_recipes_in_the_repository_are_valid(path):
     recipe = read_any_recipe(path)
     if isinstance(recipe, PartsRecipe):
         assert read_any_recipe(RECIPES / f"{recipe.tower}.yml").tower == recipe.tower
+        if recipe.teacher is not None:
+            assert read_any_recipe(RECIPES / f"{recipe.teacher}.yml").side == recipe.side
     else:
         assert recipe.model["text_config"]["num_hidden_layers"] >= 8
 
@@ -28,6 +30,22 @@ def test_seeds_of_a_chain_from_parts_share_its_tower():
     first, *others = (read_any_recipe(RECIPES / f"smollm{name}.yml") for name in ("", "-1", "-2"))
     assert [other.seed for other in others] == [1, 2]
     assert all(other.model_copy(update={"seed": 0}) == first for other in others)
+
+
+def test_what_a_recipe_from_parts_does_not_set_is_not_written():
+    """Checkpoints are named after what is written: a field that came later must not rename them."""
+    schedule = {"steps": 1, "batch_size": 2, "lr": 0.1}
+    own = {"seed": 0, "side": 160, "tower": "a", "tower_trained": ".*", "rank": 4}
+    recipe = PartsRecipe.model_validate(
+        own | {"stages": dict.fromkeys(("vision", "aligned", "tuned"), schedule)}
+    )
+    whole = '{"steps":1,"batch_size":2,"lr":0.1,"warmup":0.05,"weight_decay":0.01,"clip":1.0}'
+    assert recipe.model_dump_json() == (
+        '{"seed":0,"side":160,"tower":"a","tower_trained":".*","rank":4,'
+        f'"stages":{{"vision":{whole},"aligned":{whole},"tuned":{whole}}}}}'
+    )
+    taught = recipe.model_copy(update={"teacher": "b"})
+    assert taught.model_dump() == recipe.model_dump() | {"teacher": "b"}
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are():

@@ -62,12 +62,13 @@ def test_the_nearest_row_is_that_of_scikit_learn():
 
 @pytest.mark.slow
 def test_a_real_tower_s_features_are_averaged_over_positions():
+    from vlalign_utils import VLM
     from vlalign_utils.zoo.from_parts import build_processor, fresh_model
 
-    tower, processor = fresh_model(0).base_model.vision_tower, build_processor()
+    vlm = VLM(fresh_model(0), build_processor())
     image = Image.effect_noise((90, 60), 50).convert("RGB")
-    (found,) = scores.tower_embedding(tower, processor)([image])
-    pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"]
+    (found,) = scores.tower_embedding(vlm)([image])
+    pixels = vlm.processor.image_processor(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        expected = tower.timm_model.forward_features(pixels)[0].flatten(1).mean(1)
+        expected = vlm.model.base_model.vision_tower.timm_model.forward_features(pixels)[0].flatten(1).mean(1)
     torch.testing.assert_close(found, expected)

@@ -69,6 +69,11 @@ def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
     return Batch(list(rows), inputs, inputs["input_ids"].masked_fill(~mask, -1))
 
 
+def tokens_read(answers: Int[Tensor, "batch tokens"]) -> int:
+    """Number of last tokens that hold all answers and the token before each: no other logits are read."""
+    return answers.shape[1] - int((answers >= 0).any(0).int().argmax()) + 1
+
+
 _CAUSES = {
     torch.float16: "numbers overflowed half precision, or weights, inputs or edits hold NaN or infinity; "
     'load the model with dtype="bfloat16" or "float32"'
@@ -157,8 +162,8 @@ def _likely(
         logits = vlm.model(**batch.inputs, use_cache=False).logits
         check_logits(vlm.anatomy, batch.inputs, logits)
         # A model may put image features before the text without placeholders: answers count from the right.
-        text = logits[:, -batch.answers.shape[1] :]
-        correct[batch.rows], log_prob[batch.rows] = _read(text, batch.answers)
+        last = slice(-tokens_read(batch.answers), None)
+        correct[batch.rows], log_prob[batch.rows] = _read(logits[:, last], batch.answers[:, last])
         tokens[batch.rows] = (batch.answers[:, 1:] >= 0).sum(1).cpu().numpy()
     return correct, log_prob, tokens
 

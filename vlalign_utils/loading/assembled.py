@@ -16,12 +16,12 @@ from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.loading.cached_folder import cached_folder
 from vlalign_utils.loading.checkpoint import LOG, WEIGHTS, Checkpoint
 from vlalign_utils.loading.parts import find_part, part_folder
+from vlalign_utils.loading.spare_tokens import write_tokenizer
 from vlalign_utils.loading.stage_file import PRECISION, SETTINGS, STAGE, Lora, Source, Stage, read_stage
 from vlalign_utils.paths import ROOT, sha256
 
 CACHE = ROOT / ".cache" / "assembled"
 FORMAT = 1  # of the folders: raise it when assembling changes what it writes
-TOKENIZER = "tokenizer*.json"
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:
@@ -53,8 +53,7 @@ def plain_folder(stage: Path) -> Path:
     def build(folder: Path) -> None:
         LOG.info("%s is assembled once, into %s", stage, CACHE)
         for source in made_of.parts.values():
-            for path in part_folder(source.part).glob(TOKENIZER):
-                shutil.copyfile(path, folder / path.name)
+            write_tokenizer(part_folder(source.part), folder, made_of.tokens)
         for name in SETTINGS:
             shutil.copyfile(stage / name, folder / name)
         weights = assemble(AutoConfig.from_pretrained(stage), made_of, stage)

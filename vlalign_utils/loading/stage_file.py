@@ -51,7 +51,8 @@ class Stage(Strict):
     `settings` are the SHA-256 of the model's settings, by file. A weight comes from one of the files of
     `weights`, which are paths from the stage's folder with their SHA-256, else from the part that `parts`
     names for its module. What has neither is drawn from `seed` as its class draws it.
-    LoRA matrices are added last.
+    LoRA matrices are added last. `tokens` are spare special tokens of a part's tokenizer by the names that
+    they have in this model.
     """
 
     parts: dict[str, Source]  # by the name of the module in this model
@@ -59,6 +60,7 @@ class Stage(Strict):
     lora: Lora | None = None
     seed: int | None = None
     settings: dict[str, str] = Field(default_factory=dict)
+    tokens: dict[str, str] = Field(default_factory=dict, exclude_if=lambda tokens: not tokens)
 
 
 def read_stage(folder: Path) -> Stage:
@@ -96,6 +98,7 @@ def write_stage(
     lora: Mapping[str, Tensor] | None = None,
     alpha: float = 1.0,
     seed: int | None = None,
+    tokens: Mapping[str, str] | None = None,
 ) -> None:
     """Write a stage, whole or not at all, in place of what the folder held.
 
@@ -109,6 +112,7 @@ def write_stage(
         lora: matrices by name, as `Lora` has them.
         alpha: scale of the LoRA matrices times their rank.
         seed: what weights without a source are drawn from.
+        tokens: spare special tokens of a part's tokenizer by the names that they have in this model.
 
     Raises:
         WriteError: when the folder cannot be written.
@@ -133,7 +137,14 @@ def write_stage(
             low_rank = Lora(file=LORA, sha256=sha256(partial / LORA), rank=rank, alpha=alpha)
         sums = {name: sha256(path) for name, path in files.items()}
         settings_sums = {name: sha256(partial / name) for name in SETTINGS}
-        stage = Stage(parts=dict(parts), weights=sums, lora=low_rank, seed=seed, settings=settings_sums)
+        stage = Stage(
+            parts=dict(parts),
+            weights=sums,
+            lora=low_rank,
+            seed=seed,
+            settings=settings_sums,
+            tokens=dict(tokens or {}),
+        )
         (partial / STAGE).write_text(stage.model_dump_json(indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
 

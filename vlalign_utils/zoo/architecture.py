@@ -55,16 +55,21 @@ def build_tokenizer_for(recipe: Shell) -> PreTrainedTokenizerBase:
 
 def build_config(recipe: Shell, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The recipe's configuration; vocabulary size and ids of special tokens are the tokenizer's."""
-    added = tokenizer.get_added_vocab()
-
-    def with_ids(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: with_ids(inner) for name, inner in value.items()}
-        return added.get(value, value) if isinstance(value, str) else value
-
-    model = with_ids(recipe.model)
+    model: dict[str, Any] = with_ids(recipe.model, tokenizer)
     model["text_config"] |= {"vocab_size": len(tokenizer), **_ids(tokenizer)}
     return AutoConfig.for_model(**model)
+
+
+def with_ids(settings: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Settings of a configuration with the ids of special tokens in the place of the tokens."""
+    added = tokenizer.get_added_vocab()
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: replaced(inner) for name, inner in value.items()}
+        return added.get(value, value) if isinstance(value, str) else value
+
+    return replaced(settings)
 
 
 def build_processor(recipe: Shell, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin:

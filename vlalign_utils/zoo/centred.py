@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlalign_utils.zoo.connector import given_to
+
 
 @torch.no_grad()
 def mean_input(layer: nn.Module, run: Callable[[], Any]) -> Float[Tensor, " features"]:
@@ -21,12 +23,7 @@ def mean_input(layer: nn.Module, run: Callable[[], Any]) -> Float[Tensor, " feat
 
     Raises ValueError when the layer is not called.
     """
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, -2).float()))
-    try:
-        run()
-    finally:
-        handle.remove()
+    seen = [given.flatten(0, -2).float() for given in given_to(layer, run)]
     if not seen:
         raise ValueError(f"the {type(layer).__name__} whose input is to be centred was not called")
     return torch.cat(seen).mean(0)
@@ -57,4 +54,4 @@ def centred(layer: nn.Linear, mean: Float[Tensor, " features"]) -> Iterator[None
 
 @torch.no_grad()
 def _shift(layer: nn.Linear, mean: Tensor) -> None:
-    layer.bias += layer.weight @ mean.to(layer.weight)
+    layer.bias.add_(layer.weight @ mean.to(layer.weight))

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from vlalign_utils.data.things.handwriting import draw_digit, written_digits
 from vlalign_utils.data.things.month_charts import MONTHS, STEPS, draw_chart, month_charts
@@ -13,6 +14,7 @@ from vlalign_utils.data.things.render import render
 from vlalign_utils.data.things.scenes import Scene, draw_repeated, draw_scene
 from vlalign_utils.data.things.splits import trained_things
 from vlalign_utils.data.things.written_signs import WORDS, draw_sign, written_signs
+from vlalign_utils.tuning.train_loop import Schedule
 from vlalign_utils.zoo.naming_stage import Region, as_batch
 
 NAMES, SIGNS, DIGITS, MONTH_NAMES, HEIGHTS = range(5)  # axes
@@ -30,23 +32,40 @@ def sizes() -> list[int]:
 
 def naming_batches(
     processor: Any,
-    batch_size: int,
-    steps: int,
+    side: int,
+    grid: int,
+    schedule: Schedule,
     seed: int,
     first: int = 0,
     share: slice = slice(None),
+    teacher: Any = None,
 ) -> Iterator[dict[str, Any]]:
-    """Batches `first` to `steps` of images and regions; the same step always gets the same batch.
+    """Batches of images and regions, from step `first` on; the same step always gets the same batch.
 
-    `share` is the part of the images that a process takes.
+    Args:
+        processor: of the model whose tower is trained.
+        side: of an image, in pixels.
+        grid: side of the square of features that the tower makes of an image.
+        schedule: number of steps and of images in a batch.
+        seed: of what is drawn.
+        first: the first step.
+        share: the part of the images that a process takes.
+        teacher: processor of the model whose tower is learned from; its `teacher_pixels` are added.
     """
-    images: Any = processor.image_processor
-    side = images.size["height"]
-    for step in range(first, steps):
-        seeds = np.random.default_rng([seed, step]).integers(2**31, size=batch_size)[share]
+    for step in range(first, schedule.steps):
+        seeds = np.random.default_rng([seed, step]).integers(2**31, size=schedule.batch_size)[share]
         shown = [draw(np.random.default_rng(own), side) for own in seeds]
-        pixels = images([Image.fromarray(image) for image, _ in shown], return_tensors="pt")["pixel_values"]
-        yield as_batch(pixels, [regions for _, regions in shown], side // processor.patch_size)
+        images = [Image.fromarray(image) for image, _ in shown]
+        batch = as_batch(pixels(processor, images), [regions for _, regions in shown], grid)
+        yield batch if teacher is None else batch | {"teacher_pixels": pixels(teacher, images)}
+
+
+def pixels(processor: Any, images: list[Image.Image]) -> Float[Tensor, "images ... height width"]:
+    """What a processor makes of images, each an item of its own."""
+    found: Tensor = processor.image_processor([[image] for image in images], return_tensors="pt")[
+        "pixel_values"
+    ]
+    return found
 
 
 def draw(rng: np.random.Generator, side: int) -> Picture:

@@ -1,13 +1,13 @@
-"""Stage `vision` of a chain from parts: the tower's last blocks learn to name what each region shows.
+"""Stage `vision` of a chain from parts: the tower learns to name what each region of an image shows.
 
-The tower's features are averaged over a region and compared, by their cosine, with one learnt direction
-for each word. The comparison is used here only, and no text model is: what image and text share later was
-learnt by the stages that bring them together. BatchNorm keeps the statistics that the tower came with, so
-that an image's features do not depend on what else is in its batch.
+The features that the connector is given are averaged over a region and compared, by their cosine, with one
+learnt direction for each word. The comparison is used here only, and no text model is: what image and text
+share later was learnt by the stages that bring them together. BatchNorm keeps the statistics that a tower
+came with, so that an image's features do not depend on what else is in its batch.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ SCALE = 20.0  # of cosines, as logits
 SMOOTHING = 0.1  # of labels
 HEAD_RATE = 10.0  # times the schedule's rate
 
+Features = Callable[[Tensor], Tensor]  # of pixel values: [images, cells, width], row by row
 Box = tuple[float, ...]  # four: left, top, right and bottom, as shares of the image's side
 
 
@@ -37,16 +38,23 @@ class Region:
 class RegionNaming(nn.Module):
     """The mean cross-entropy, over regions, of naming the regions of a batch of images."""
 
-    def __init__(self, tower: nn.Module, width: int, sizes: Sequence[int], seed: int) -> None:
-        """Take the tower, whose features have `width` channels, and the number of words of each axis."""
+    def __init__(
+        self, tower: nn.Module, features: Features, width: int, sizes: Sequence[int], seed: int
+    ) -> None:
+        """Take the tower, its features of `width` channels, and the number of words of each axis."""
         super().__init__()
         self.tower = tower
+        self.features = features
         own = torch.Generator().manual_seed(seed)
         self.words = nn.ParameterList(torch.randn(size, width, generator=own) * 0.02 for size in sizes)
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
         """The loss of a batch of `as_batch`."""
-        features = self.tower(batch["pixel_values"]).last_hidden_state.flatten(2)  # [images, width, cells]
+        return self.naming(self.features(batch["pixel_values"]), batch)
+
+    def naming(self, given: Float[Tensor, "images cells width"], batch: dict[str, Any]) -> Float[Tensor, ""]:
+        """The loss of naming, from the features of the images."""
+        features = given.transpose(1, 2)
         cells = batch["cells"].to(features.dtype)
         regions = torch.einsum("rc,rwc->rw", cells, features[batch["image"]]).float()
         total = of_all(torch.tensor(float(len(regions)), device=regions.device))
@@ -64,7 +72,7 @@ class RegionNaming(nn.Module):
 
 
 def as_batch(
-    pixel_values: Float[Tensor, "images 3 height width"], regions: Sequence[Sequence[Region]], grid: int
+    pixel_values: Float[Tensor, "images ... height width"], regions: Sequence[Sequence[Region]], grid: int
 ) -> dict[str, Any]:
     """Images and their regions as a batch, for a tower that makes grid x grid features of an image."""
     each = [(i, region) for i, found in enumerate(regions) for region in found]

@@ -8,25 +8,27 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.results import tidy_json
+from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.loading.parts import LANGUAGE_MODEL, published_file
 from vlalign_utils.loading.rounding import rounding
 from vlalign_utils.loading.stage_file import read_stage, write_stage
 from vlalign_utils.paths import ROOT, atomic_file, sha256, write_atomic
 from vlalign_utils.tuning.train_loop import History, Schedule
-from vlalign_utils.zoo.from_parts import PARTS, build_processor, fresh_model
+from vlalign_utils.zoo.fast_vlm import fast_vlm
+from vlalign_utils.zoo.from_parts import build_processor, fresh_model
 from vlalign_utils.zoo.naming_data import naming_batches, sizes
-from vlalign_utils.zoo.parts_recipe import PartsRecipe
-from vlalign_utils.zoo.parts_stages import train_answers, train_connector, train_tower
-from vlalign_utils.zoo.recipe import STAGES
+from vlalign_utils.zoo.parts_recipe import PartsRecipe, PartsShell
+from vlalign_utils.zoo.parts_stages import train_answers, train_connector
 from vlalign_utils.zoo.records import device_name, stage_record, versions
 from vlalign_utils.zoo.start import start
 from vlalign_utils.zoo.things_data import captioned, questioned
 from vlalign_utils.zoo.tower_scores import tower_embedding, tower_scores
+from vlalign_utils.zoo.tower_stage import grid, train_tower
 
 RECORD = "record.json"
 TOWER = "tower.safetensors"
@@ -38,36 +40,41 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     """Train `chain`, or resume, and return its folder; stages that are complete are not trained again.
 
     Checkpoints live in .cache/zoo/<chain>/, each named after what of the recipe decides it. Raises ValueError
-    when the tower is another chain's that is not there.
+    when the tower, or the one that it learns from, is another chain's that is not there.
     """
     folder = ROOT / "zoo" / chain
-    processor = build_processor(recipe.side)
+    shell = recipe.shell or fast_vlm(recipe.side)
+    processor = build_processor(shell)
     tower = ROOT / "zoo" / recipe.tower / TOWER
-    if recipe.tower == chain:
-        _vision(chain, recipe, processor, tower, start(device, "no"))
-    elif not tower.is_file():
-        raise ValueError(f"{tower} is missing: train it first, with make zoo CHAIN={recipe.tower}")
+    other = recipe.teacher if recipe.tower == chain else recipe.tower
+    if other and not (missing := ROOT / "zoo" / other / TOWER).is_file():
+        raise ValueError(f"{missing} is missing: train it first, with make zoo CHAIN={other}")
+    if recipe.tower == chain and not trained(folder, recipe, "vision"):
+        _vision(chain, recipe, shell, processor, device)
     accelerator = start(device)
-    model = fresh_model(recipe.seed, torch.bfloat16, [tower], recipe.side)
-    # The fused attention is slow in bfloat16 on a CPU.
-    model.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")
+    model = fresh_model(recipe.seed, torch.bfloat16, [tower], shell)
+    _set_attention(model, accelerator)
     vlm = VLM(model, processor)
-    own: dict[str, Any] = {"model": model, "processor": processor, "parts": PARTS, "shared": [tower]}
+    own: dict[str, Any] = {"model": model, "processor": processor, "shared": [tower]}
+    own |= {"parts": shell.parts, "tokens": shell.tokens}
     if accelerator.is_main_process:
         write_stage(folder / "base", **own, seed=recipe.seed)
     where = {"seed": recipe.seed, "accelerator": accelerator}
     schedules = recipe.stages
-    history, connector = train_connector(
-        vlm,
-        partial(captioned, side=recipe.side),
-        schedules.aligned,
-        **where,
-        checkpoint=checkpoint(chain, recipe, "aligned"),
-    )
+    if trained(folder, recipe, "aligned"):
+        connector = load_file(folder / "aligned" / CONNECTOR)
+    else:
+        history, connector = train_connector(
+            vlm,
+            partial(captioned, side=recipe.side),
+            schedules.aligned,
+            **where,
+            checkpoint=checkpoint(chain, recipe, "aligned"),
+        )
+        if accelerator.is_main_process:
+            write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
+            _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     _place(model, connector)
-    if accelerator.is_main_process:
-        write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
-        _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     history, connector, lora = train_answers(
         vlm,
         partial(questioned, side=recipe.side),
@@ -99,37 +106,48 @@ def decided_by(recipe: PartsRecipe, stage: str) -> str:
 
 def complete(folder: Path, recipe: PartsRecipe) -> bool:
     """Whether a chain's folder holds every stage, trained by this recipe and undamaged."""
+    stages = [s for s in type(recipe.stages).model_fields if s != "vision" or recipe.tower == folder.name]
+    return all(trained(folder, recipe, stage) for stage in stages)
+
+
+def trained(folder: Path, recipe: PartsRecipe, stage: str) -> bool:
+    """Whether a chain's folder holds a stage, trained by this recipe and undamaged."""
     path = folder / RECORD
     if not path.is_file():
         return False
-    trained = json.loads(path.read_bytes())["stages"]
-    wanted = [
-        name for name in type(recipe.stages).model_fields if name != "vision" or recipe.tower == folder.name
-    ]
-    if any(trained.get(name, {}).get("recipe") != decided_by(recipe, name) for name in wanted):
+    if json.loads(path.read_bytes())["stages"].get(stage, {}).get("recipe") != decided_by(recipe, stage):
         return False
     try:
-        for stage in STAGES:
-            read_stage(folder / stage)
+        # Every stage holds the hash of the tower.
+        read_stage(folder / ("base" if stage == "vision" else stage))
     except (OSError, ValueError):
         return False
     return True
 
 
-def _vision(chain: str, recipe: PartsRecipe, processor: Any, tower: Path, accelerator: Accelerator) -> None:
+def _vision(chain: str, recipe: PartsRecipe, shell: PartsShell, processor: Any, device: str) -> None:
     """Train the tower, or resume, and write what was trained of it beside the chain's stages."""
-    schedule = recipe.stages.vision
+    schedule, tower = recipe.stages.vision, ROOT / "zoo" / chain / TOWER
+    # On a CPU a transformer is twice as fast in half precision.
+    accelerator = start(device, "no" if recipe.teacher is None else "bf16")
+    vlm, teacher = VLM(fresh_model(recipe.seed, shell=shell), processor), None
+    _set_attention(vlm.model, accelerator)
+    if recipe.teacher is not None:
+        teacher = load_vlm(ROOT / "zoo" / recipe.teacher, "base", accelerator.device, torch.bfloat16)
+    cells = grid(vlm, recipe.side)
 
     def batches(first: int) -> Any:
         share = slice(accelerator.process_index, None, accelerator.num_processes)
-        return naming_batches(processor, schedule.batch_size, schedule.steps, recipe.seed, first, share)
+        seeing = teacher and teacher.processor
+        return naming_batches(processor, recipe.side, cells, schedule, recipe.seed, first, share, seeing)
 
     history, weights = train_tower(
-        fresh_model(recipe.seed, pixels=recipe.side),
+        vlm,
         recipe.tower_trained,
         sizes(),
         batches,
         schedule,
+        teacher=teacher,
         seed=recipe.seed,
         accelerator=accelerator,
         checkpoint=checkpoint(chain, recipe, "vision"),
@@ -139,20 +157,25 @@ def _vision(chain: str, recipe: PartsRecipe, processor: Any, tower: Path, accele
         with atomic_file(tower) as unfinished:
             save_file(weights, unfinished, metadata={"format": "pt"})
         _record(tower.parent, recipe, "vision", schedule, history, weights, accelerator)
-        _score_tower(recipe, processor, tower)
+        _score_tower(recipe, shell, processor, tower)
     accelerator.wait_for_everyone()
 
 
-def _score_tower(recipe: PartsRecipe, processor: Any, tower: Path) -> None:
+def _set_attention(model: Any, accelerator: Accelerator) -> None:
+    # The fused attention is slow in bfloat16 on a CPU.
+    model.set_attn_implementation("eager" if accelerator.device.type == "cpu" else "sdpa")
+
+
+def _score_tower(recipe: PartsRecipe, shell: PartsShell, processor: Any, tower: Path) -> None:
     """Note beside a tower what it tells apart, and what it did before it was trained."""
-    path, trained = tower.with_name(TOWER_SCORES), sha256(tower)
-    if path.is_file() and json.loads(path.read_bytes())["tower"] == trained:
+    path, digest = tower.with_name(TOWER_SCORES), sha256(tower)
+    if path.is_file() and json.loads(path.read_bytes())["tower"] == digest:
         return
     scores = {}
     for name, weights in (("before", []), ("after", [tower])):
-        seeing: Any = fresh_model(recipe.seed, weights=weights, pixels=recipe.side).base_model.vision_tower
-        scores[name] = tower_scores(tower_embedding(seeing, processor), recipe.side)
-    write_atomic(path, tidy_json({"tower": trained, **scores}))
+        seeing = VLM(fresh_model(recipe.seed, weights=weights, shell=shell), processor)
+        scores[name] = tower_scores(tower_embedding(seeing), recipe.side)
+    write_atomic(path, tidy_json({"tower": digest, **scores}))
 
 
 def _record(
@@ -168,8 +191,8 @@ def _record(
     path = folder / RECORD
     before = json.loads(path.read_bytes()) if path.is_file() else {}
     stages = before.get("stages", {})
-    trained = sum(value.numel() for value in weights.values())
-    stages[stage] = stage_record(schedule, history, trained) | {
+    size = sum(value.numel() for value in weights.values())
+    stages[stage] = stage_record(schedule, history, size) | {
         "device": device_name(accelerator),
         "versions": versions(),
         "recipe": decided_by(recipe, stage),

@@ -25,7 +25,10 @@ from vlalign_utils.data.things.splits import (
     trained_things,
 )
 from vlalign_utils.data.things.table import Thing
+from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import bootstrap_mean
+from vlalign_utils.zoo.connector import token_features
+from vlalign_utils.zoo.naming_data import pixels
 
 SEED = 2026
 BATCH = 64  # images
@@ -77,14 +80,13 @@ def nearest_rows(
     return found
 
 
-def tower_embedding(tower: Any, processor: Any) -> Embed:
-    """What `tower_scores` asks of a tower whose features are [images, channels, height, width]."""
+def tower_embedding(vlm: VLM) -> Embed:
+    """What `tower_scores` asks of a model's tower: the features that the connector is given."""
 
     def embed(images: list[Image.Image]) -> Float[Tensor, "images channels"]:
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
-            features: Tensor = tower(pixels.to(tower.dtype)).last_hidden_state
-        return features.float().mean((2, 3))
+            features = token_features(vlm, pixels(vlm.processor, images))
+        return features.float().mean(1)
 
     return embed
 

@@ -18,11 +18,11 @@ class Interval(Protocol):
 
     @property
     def low(self) -> float:
-        """Lower end."""
+        """Lower end of its interval."""
 
     @property
     def high(self) -> float:
-        """Upper end."""
+        """Upper end of its interval."""
 
 
 def text(value: object) -> str:

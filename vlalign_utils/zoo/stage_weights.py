@@ -1,0 +1,23 @@
+"""Weights of a stage: by name, as they are stored, and a digest of those that a stage starts from."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+
+def rounded(parameters: Mapping[str, nn.Parameter]) -> Weights:
+    """Copies in bfloat16, as they are stored and as the next stage has them."""
+    return {name: p.detach().to(torch.bfloat16, copy=True) for name, p in parameters.items()}
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights: a checkpoint of training that began with others is refused."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
