@@ -753,6 +753,11 @@ class TestBuild:
         article = read(pages, "book/results/tiny/03_geometry.html").partition("<article")[2]
         assert article.count("<summary") == 2  # of three code cells
 
+    def test_what_opens_a_list_of_the_sidebar_has_a_name(self, pages: Path) -> None:
+        page = read(pages, "book/index.html")
+        assert 'card</a><details><summary aria-label="Pages below Tiny &lt;b&gt;* one' in page
+        assert "<details><summary>" not in page.partition("<article")[0]
+
     def test_nothing_is_loaded_from_elsewhere(self, pages: Path) -> None:
         for page in pages.rglob("*.html"):
             assert not LOADED_FROM_ELSEWHERE.search(page.read_text()), page

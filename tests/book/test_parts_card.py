@@ -51,6 +51,7 @@ def record(chain: str, tower: str, seed: int) -> dict[str, Any]:
     trained |= {"curve": [[5, 1.0]], "device": "1 x CPU", "versions": {"torch": "2.13.0"}}
     stages = (["vision"] if tower == chain else []) + ["aligned", "tuned"]
     recipe = {"side": 160, "tower": tower, "rank": 8, "stages": dict.fromkeys(stages, schedule)}
+    recipe |= {"teacher": "older"} if tower == chain else {}
     rounding = {"share": 0.75, "noise": 0.0625}
     return {
         "chain": chain,
@@ -103,6 +104,7 @@ def test_a_card_holds_what_its_records_say(root: Path) -> None:
         ["name", "0.50 [0.40,\xa00.60]".replace(" ", "\xa0"), "0.55\xa0[0.40,\xa00.60]", "0.010", "99"]
     ]
     assert "(0.05 where" not in page
+    assert "The tower also learned from that of `zoo/older`." in page
     again = (root / "zoo" / "tiny-1" / "README.md").read_text()
     assert "The tower is that of `zoo/tiny`." in again
     assert "| vision |" not in again

@@ -24,7 +24,7 @@ from vlalign_utils.zoo.scores_file import FILE, ChainScores, read_scores
 
 BEGINNING = "<!-- Written from the records beside it, by make zoo: what is changed here is lost. -->"
 TRAINS = {
-    "vision": "last blocks of the vision tower, by naming what parts of images show",
+    "vision": "vision tower, or its last part, by naming what parts of images show",
     "aligned": "connector, on captions of images",
     "tuned": "connector, and LoRA in every linear layer of the language model, on questions about images",
 }
@@ -71,11 +71,11 @@ def _about(folder: Path, record: dict[str, Any]) -> str:
     kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[config["model_type"]]
     stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     return (
-        f"{joined([find_part(name).origin for name in _names(folder)])}, joined by a connector in the class "
-        f"{code(kind)} of transformers: {number(sizes.weights)} weights, {sizes.layers} decoder layers, a "
-        f"vocabulary of {number(sizes.tokens)} tokens, images of {side} x {side} pixels. Its stages are "
-        f"{joined(list(STAGES))}. This folder holds what was trained, {stored / 2**20:.0f} MiB; the rest is "
-        f"taken from the packages below. All that is random comes from the seed {record['seed']}."
+        f"{joined([find_part(name).origin for name in _names(folder)])}, in the class {code(kind)} of "
+        f"transformers: {number(sizes.weights)} weights, {sizes.layers} decoder layers, a vocabulary of "
+        f"{number(sizes.tokens)} tokens, images of {side} x {side} pixels. Its stages are "
+        f"{joined(list(STAGES))}. This folder holds what was trained, {stored / 2**20:.0f} MiB; the rest "
+        f"is taken from the packages below. All that is random comes from the seed {record['seed']}."
     )
 
 
@@ -107,8 +107,9 @@ def _training(folder: Path, record: dict[str, Any]) -> Iterator[str]:
         minutes = number(round(stage.seconds / 60))
         rows.append([name, TRAINS[name], *map(number, sizes), f"{schedule['lr']:g}", minutes])
     devices = list(dict.fromkeys(raw["device"] for raw in record["stages"].values()))
-    tower = record["recipe"]["tower"]
+    tower, teacher = record["recipe"]["tower"], record["recipe"].get("teacher")
     other = "" if tower == folder.name else f" The tower is that of {code(f'zoo/{tower}')}."
+    other += f" The tower also learned from that of {code(f'zoo/{teacher}')}." if teacher else ""
     yield (
         f"By {code(f'make zoo CHAIN={folder.name}')} on {joined(devices)}, in bfloat16, with float32 copies "
         f"of what is trained. LoRA has rank {record['recipe']['rank']}.{other} Minutes are by the clock."

@@ -19,8 +19,8 @@ USE = """For research on where image and text meet inside a vision-language mode
 model, in which layers can be recorded, patched and frozen, and which can be trained again on a CPU. Each
 stage is a plain transformers model once it is assembled: `load_vlm("zoo/{chain}", "tuned")`. It is not
 made for photographs, nor for decisions about people."""
-LIMITS = """- It has seen drawings of {things} things in {styles} styles. Photographs are known to its tower
-  alone, from ImageNet.
+LIMITS = """- Since its parts were joined it has seen drawings of {things} things in {styles} styles, and no
+  photograph.
 - An image is {side} pixels wide and high to it: what takes a few of them is lost.
 - Answers are a few words, nearly all of them English. Questions in other words than those of training
   were not tried.

@@ -1,5 +1,8 @@
 """The book's Sphinx extension: formulas, text alternatives, composed chapters, and accessible markup."""
 
+import re
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ MENDED = {
     'role="doc-biblioentry"': 'role="listitem"',  # docutils writes a role that ARIA 1.2 gave up
     ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
 }
+# A link of the sidebar and the arrow that opens the list below it, which says nothing to screen readers.
+TOGGLE = re.compile(r"(<a [^>]*>([^<]*)</a><details[^>]*><summary)(?=>)")
 SEARCH = "linkEl.innerHTML = title;"
 # A parsed document runs and loads nothing.
 INERT = 'linkEl.textContent = new DOMParser().parseFromString(title, "text/html").body.textContent;'
@@ -45,6 +50,22 @@ def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any],
         context["body"] = context.get("body", "").replace(wrong, right)
 
 
+def _name_toggles(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Name the arrows of the sidebar, which the theme writes while it fills its template."""
+    if "generate_toctree_html" in context:
+        context["generate_toctree_html"] = partial(_with_names, context["generate_toctree_html"])
+
+
+def _with_names(generate: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    html = generate(*given, **named)
+    return TOGGLE.sub(_named, html) if isinstance(html, str) else html
+
+
+def _named(link: re.Match[str]) -> str:
+    title = link[2].replace('"', "&quot;")
+    return f'{link[1]} aria-label="Pages below {title}"'
+
+
 def _escape_printed_title(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """Escape the title that the theme puts, as it is, at the head of a printed page."""
     context["pagetitle"] = escape(context.get("pagetitle", ""))
@@ -73,6 +94,7 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     alt_text.setup(app)
     app.connect("source-read", _compose_chapter)
     app.connect("html-page-context", _mend_markup)
+    app.connect("html-page-context", _name_toggles, priority=900)  # after the theme has set what writes them
     app.connect("html-page-context", _escape_printed_title, priority=900)  # after the theme has set it
     app.connect("build-finished", _redirect)
     app.connect("build-finished", _inert_search)
