@@ -51,7 +51,7 @@ def install(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setattr(parts, "CACHE", place / "parts")
     monkeypatch.setattr(assembled, "CACHE", place / "assembled")
     for name, convert in ((LANGUAGE, convert_language), (TOWER, convert_tower)):
-        part = Part(name=name, package=name, version="1", file="file", sha256=name, convert=convert)
+        part = Part(name, name, "1", "file", sha256=name, convert=convert, licence="MIT", origin=name)
         monkeypatch.setitem(PARTS, name, part)
 
 

@@ -69,7 +69,7 @@ def run(
 
 @app.command()
 def book(
-    archs: Annotated[str, typer.Option(help="comma list, or all; default: the first of the registry")] = "",
+    archs: Annotated[str, typer.Option(help="comma list, or all; default: the first laboratory model")] = "",
     cores: Annotated[int, typer.Option(min=1, help="notebooks that run side by side")] = 2,
 ) -> None:
     """Execute every notebook that is stale, then build the pages in _build/html."""
@@ -107,6 +107,16 @@ def toc() -> None:
 
 
 @app.command()
+def cards() -> None:
+    """Write the cards of chains from pretrained parts again, from the records in zoo/."""
+    from vlalign_utils.book.pages import parts_card
+    from vlalign_utils.pipeline import registry
+
+    with _one_sentence(ValueError):
+        parts_card.write_all(registry.load(), ROOT)
+
+
+@app.command()
 def serve(port: Annotated[int, typer.Option(min=1, max=65535, help="first port to try")] = 8000) -> None:
     """Open the built book to this machine alone, until Ctrl+C."""
     from vlalign_utils.book.serve import server
@@ -136,9 +146,10 @@ def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]
     torch.set_num_threads(1)
     with _one_sentence(*execute.Expected):
         params = planned(TUNING, arch, {}, False, ROOT, fetch=True)[0]
-        aligned, tuned = load_stages(registry.load().architecture(arch), 2).values()
+        entry = registry.load().architecture(arch)
+        aligned, tuned = load_stages(entry, 2).values()
         kept = records(arch)
-        found = study(aligned, tuned, protocol_of(params), kept, show=True)
+        found = study(aligned, tuned, protocol_of(params, entry.world), kept, show=True)
         path = committed(arch)
         write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
     typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")
@@ -189,9 +200,12 @@ def zoo(
     chain: Annotated[str, typer.Argument(help="a recipe, zoo/recipes/CHAIN.yml")],
     device: Annotated[str, typer.Option(help="cpu or cuda; several GPUs: accelerate launch -m")] = "cpu",
 ) -> None:
-    """Train an embedded model from its recipe, resuming where it stopped."""
+    """Train an embedded model from its recipe, resuming where it stopped; score it and write its card."""
+    from vlalign_utils.book.pages import parts_card
+    from vlalign_utils.pipeline import registry
     from vlalign_utils.zoo.build import build
 
     with _one_sentence(ValueError, FloatingPointError):
         folder = build(chain, device)
+        parts_card.write_all(registry.load(), ROOT)
     typer.echo(f"{folder.parent.name}/{folder.name} is ready")

@@ -7,8 +7,8 @@ from torch import Tensor
 from vlalign_utils import VLM
 from vlalign_utils.analysis import latent_lens
 from vlalign_utils.analysis.latent_lens import WordStates, image_states, nearest_words, word_states
-from vlalign_utils.data.concepts import concept_items
 from vlalign_utils.data.language import describe
+from vlalign_utils.data.worlds import WORLDS
 from vlalign_utils.inference.states import collect
 
 D, WORDS, TEXT_LAYERS, ITEMS, TOKENS = 64, 40, 5, 30, 6
@@ -139,7 +139,7 @@ def test_words_in_context_are_states_of_their_own_tokens(vlm):
 
 
 def test_image_tokens_of_a_small_model_are_compared_end_to_end(vlm):
-    pairs = concept_items("colour", 4, 0)
+    pairs = WORLDS["drawn"].concept_items("colour", 4, 0)
     image = image_states(vlm, pairs, batch_size=3)
     pooled = collect(vlm, [describe("en")] * 4, [p.image for p in pairs], ["image"])["image"]
     assert [tuple(item.shape) for item in image] == [(vlm.n_layers + 1, 4, vlm.d_model)] * 4

@@ -4,10 +4,11 @@ import torch
 from tiny_models import build, each_family, tiny_processor
 
 from vlalign_utils import VLM
-from vlalign_utils.analysis.logit_lens import first_pieces, lens_scores, logit_lens
-from vlalign_utils.data.concepts import concept_items, other_words
+from vlalign_utils.analysis.logit_lens import first_pieces, lens_scores, logit_lens, read_off
+from vlalign_utils.data.concepts import other_words
 from vlalign_utils.data.language import describe
 from vlalign_utils.data.tokenizer import build_tokenizer
+from vlalign_utils.data.worlds import WORLDS
 
 NAMES = [("red",), ("green", "blue"), ("circle",), ("red",), ("square",)]
 
@@ -33,7 +34,7 @@ def test_scores_are_those_of_a_loop_over_tokens():
     logits = 3 * torch.randn(4, 7, 9, generator=generator)
     where = torch.rand(4, 7, generator=generator) < 0.6
     pieces = [[3], [0, 8], [1, 2, 5], [6]]
-    scores = lens_scores(logits, where, pieces)
+    scores = lens_scores(read_off(logits, where), pieces)
     for i in range(4):
         expected = naive(logits[i, where[i]], pieces[i])
         assert [part[i] for part in scores] == pytest.approx(expected, rel=1e-5)
@@ -45,9 +46,9 @@ def test_what_cannot_be_scored_is_refused():
     logits, where = torch.zeros(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)
     none = where.clone()
     none[1] = False
-    for wrong in ((where, [[1]]), (where, [[1], []]), (none, [[1], [2]])):
+    for mask, pieces in ((where, [[1]]), (where, [[1], []]), (none, [[1], [2]])):
         with pytest.raises(ValueError, match="at least one masked token and at least one piece"):
-            lens_scores(logits, *wrong)
+            lens_scores(read_off(logits, mask), pieces)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def vlm() -> VLM:
 @pytest.mark.slow_except("32")
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
-    pairs = concept_items("colour", len(NAMES), 0)
+    pairs = WORLDS["drawn"].concept_items("colour", len(NAMES), 0)
     found = logit_lens(vlm, pairs, NAMES, batch_size=batch_size, seed=3)
     model = vlm.model
     for side, words in ((found.own, NAMES), (found.control, other_words(NAMES, 3))):
@@ -76,7 +77,7 @@ def test_the_lens_is_the_model_s_own_norm_and_head(vlm, batch_size):
 
 @pytest.mark.slow
 def test_another_group_of_tokens_can_be_read(vlm):
-    pairs = concept_items("colour", 3, 0)
+    pairs = WORLDS["drawn"].concept_items("colour", 3, 0)
     last = logit_lens(vlm, pairs, NAMES[:3], group="last")
     image = logit_lens(vlm, pairs, NAMES[:3])
     assert set(np.unique(last.own.share)) <= {0, 1}
@@ -89,14 +90,14 @@ def test_the_last_layer_gives_the_logits_of_every_family(family, monkeypatch):
     ids = {"red": 5, "blue": 9}
     monkeypatch.setattr(VLM, "tokenizer", _Words(ids))
     monkeypatch.setattr(vlm, "prepare", lambda prompts, images: inputs)
-    pairs = concept_items("colour", 2, 0)
+    pairs = WORLDS["drawn"].concept_items("colour", 2, 0)
     image = vlm.image_mask(inputs)
     if image is None:
         with pytest.raises(ValueError, match="cross-attention"):
             logit_lens(vlm, pairs, [("red",), ("blue",)])
         return
     found = logit_lens(vlm, pairs, [("red",), ("blue",)])
-    expected = lens_scores(vlm.record(**inputs).logits, image, [[5], [9]])
+    expected = lens_scores(read_off(vlm.record(**inputs).logits, image), [[5], [9]])
     for part, known in zip(found.own, expected, strict=True):
         assert part[-1] == pytest.approx(known, rel=1e-4)
     assert found.own.probability.shape == (vlm.n_layers + 1, 2)
@@ -139,4 +140,4 @@ def test_a_space_by_itself_is_not_a_piece():
 
 def test_words_of_another_number_than_the_pairs_are_refused(vlm):
     with pytest.raises(ValueError, match="3 pairs but 5 words"):
-        logit_lens(vlm, concept_items("colour", 3, 0), NAMES)
+        logit_lens(vlm, WORLDS["drawn"].concept_items("colour", 3, 0), NAMES)

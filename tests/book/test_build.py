@@ -12,6 +12,7 @@ from threading import Thread
 import nbformat
 import pandas as pd
 import pytest
+import small_notebooks
 import tiny_models
 import tiny_parts
 import torch
@@ -30,6 +31,7 @@ from vlalign_utils.book.pages import (
     downloads,
     front,
     headline,
+    laboratory,
     scale,
     suites,
     things_sources,
@@ -173,7 +175,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish(root, COMPARISON, "90_comparison")
     (root / "zoo" / "tiny").mkdir(parents=True)
     (root / "zoo" / "tiny" / "record.json").write_text(json.dumps(RECORD))
-    sized(root / "zoo" / "tiny" / "tuned", 1_250_000)
+    for stage in ("base", "tuned"):
+        sized(root / "zoo" / "tiny" / stage, 1_250_000)
+    (root / "notebooks").mkdir()
+    for name, first in (("03_geometry", "arch"), ("90_comparison", "archs")):
+        parameters = f'{first} = ""\nout_dir = ""\nquick = False'
+        nbformat.write(small_notebooks.notebook(parameters, "1"), root / "notebooks" / f"{name}.ipynb")
+    chapter.note_outdated([("hub", "03_geometry")], root / toc.GENERATED)
     (root / things_sources.FILE).parent.mkdir()
     shutil.copy(ROOT / things_sources.FILE, root / things_sources.FILE)
     return root
@@ -206,11 +214,26 @@ class TestToc:
     def test_committed_equals_generated(self) -> None:
         assert (ROOT / "_toc.yml").read_text() == toc.render(registry.load())
 
-    def test_one_part_per_architecture(self, source: Path) -> None:
+    def test_one_part_per_model_and_one_for_all_laboratory_models(self, source: Path) -> None:
         shown = toc.render(registry.load(source))
-        part = "caption: Hub\n  chapters:\n  - file: _generated/hub\n  - file: book/results/hub/03_geometry"
-        assert part in shown
+        part = "caption: Hub\n  chapters:\n  - file: _generated/hub\n  - file: book/results/hub/03_geometry\n"
+        small = """- caption: Laboratory models
+  chapters:
+  - file: book/laboratory
+  - file: _generated/tiny
+    sections:
+    - file: book/results/tiny/03_geometry
+"""
+        assert shown.index(part) < shown.index("caption: How it works") < shown.index(small)
+        assert "caption: Tiny" not in shown
+        assert "- file: _generated/claims\n  - file: book/abilities\n" in shown
         assert "book/results/comparison/90_comparison" in shown
+
+    def test_without_models_of_a_kind_their_first_page_is_left_out(self, source: Path) -> None:
+        entries = registry.load(source)
+        for name, page in (("tiny", toc.ABILITIES), ("hub", toc.LABORATORY)):
+            alone = entries.model_copy(update={"architectures": {name: entries.architecture(name)}})
+            assert page not in toc.render(alone)
 
     def test_a_stale_one_stops_the_build(self, root: Path) -> None:
         (root / "_toc.yml").write_text("format: jb-book\n")
@@ -258,6 +281,12 @@ class TestScale:
             f"Measured on {tiny.title}: 1.2 million weights, 8 decoder layers, a vocabulary of 215 tokens; "
             "not trained from scratch by this project."
         )
+        joined = scale.Scale(1_250_000, 8, 215, joined=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scale, "of", lambda arch, root: joined)
+            assert scale.about_one(tiny, source).endswith(
+                "; pretrained parts that this project joined and tuned."
+            )
         assert scale.about_one(hub, source) == (
             "Measured on Hub: someone/else, a model that this project did not train."
         )
@@ -302,7 +331,7 @@ architectures:
         for stage in tiny.stages:
             tiny_parts.write(tmp_path / "zoo" / "made" / stage, seed=0)
         weights = sum(parameter.numel() for parameter in tiny_models.build("llava")[0].model.parameters())
-        assert scale.of(tiny, tmp_path) == scale.Scale(weights, 4, 64, False)
+        assert scale.of(tiny, tmp_path) == scale.Scale(weights, 4, 64, joined=True)
 
     def test_this_book_names_the_scale_of_its_models(self) -> None:
         told = scale.about_all(registry.load(), ROOT)
@@ -415,6 +444,19 @@ class TestChapter:
         folded = ["hide-input" in cell.metadata.tags for cell in notebook.cells if cell.cell_type == "code"]
         assert folded == [False, True, True]
 
+    def test_a_chapter_of_an_earlier_state_says_so_and_what_to_run(self, source: Path) -> None:
+        openings = {}
+        for arch in ("tiny", "hub"):
+            page = f"book/results/{arch}/03_geometry"
+            notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
+            chapter.compose(notebook, page, registry.load(source), source)
+            openings[arch] = notebook.cells[0].source
+        assert "earlier state" not in openings["tiny"]
+        heading, _, rest = openings["hub"].partition("\n\n")
+        assert heading == "# On hub: Hub"
+        assert rest.startswith(":::{admonition} Of an earlier state\n:class: warning\n")
+        assert rest.index("`make book ARCHS=hub`") < rest.index("What was found")
+
     def test_the_comparison_names_no_model(self, source: Path) -> None:
         page = f"book/results/{COMPARISON}/90_comparison"
         notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
@@ -522,6 +564,16 @@ class TestCard:
         path.write_text(json.dumps({**RECORD, "seed": "zero"}))
         with pytest.raises(ResultsError, match=r"record.json.*seed"):
             card.read_record(path)
+
+
+def test_laboratory_models_are_listed_with_their_sizes(source: Path, tmp_path: Path) -> None:
+    laboratory.write(registry.load(source), tmp_path, source)
+    lines = (tmp_path / laboratory.PAGE).read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith("| [Tiny &lt;b&gt;\\* one")
+    assert lines[2].endswith(
+        "](/_generated/tiny.md) | " + lines[2].split(" | ")[1] + " | 1 seed | 1\u202f250\u202f000 | 8 | 215 |"
+    )
 
 
 @pytest.mark.slow

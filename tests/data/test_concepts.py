@@ -5,20 +5,17 @@ import numpy as np
 import pytest
 from blank_pictures import blank
 
-from vlalign_utils.data.concepts import (
-    CONCEPTS,
-    concept_items,
-    concept_words,
-    control_types,
-    other_words,
-    same_caption,
-)
+from vlalign_utils.data.concepts import other_words, same_caption
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.language import LANGUAGES
 from vlalign_utils.data.scenes import DIGITS, KIND_OF, OWNER_OF
 from vlalign_utils.data.scenes import KINDS as FACTS
 from vlalign_utils.data.signs import WORDS
+from vlalign_utils.data.worlds import WORLDS
 
+WORLD = WORLDS["drawn"]
+CONCEPTS = WORLD.concepts
+KIND_OF_IMAGE = {concept: "signs" if concept == "word" else "scenes" for concept in CONCEPTS}
 N = 110
 FACT = ("kind", "owner")
 pytestmark = pytest.mark.xdist_group("concepts")  # which share what they draw
@@ -29,7 +26,7 @@ def drawn():
     """Items without their pictures, which one test alone looks at."""
     with pytest.MonkeyPatch.context() as patch:
         blank(patch)
-        return {concept: concept_items(concept, N, 5) for concept in CONCEPTS}
+        return {concept: WORLD.concept_items(concept, N, 5) for concept in CONCEPTS}
 
 
 @pytest.mark.slow
@@ -44,18 +41,18 @@ def test_every_value_is_as_frequent_as_the_others(concept, drawn):
 @pytest.mark.slow_except("word")
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_same_arguments_give_the_same_items(concept):
-    first, again = (concept_items(concept, N, 5) for _ in range(2))
+    first, again = (WORLD.concept_items(concept, N, 5) for _ in range(2))
     for one, two in zip(first, again, strict=True):
         assert (one.scene, one.caption, one.labels) == (two.scene, two.caption, two.labels)
         assert np.array_equal(np.asarray(one.image), np.asarray(two.image))
-        assert np.array_equal(np.asarray(one.image), KINDS[CONCEPTS[concept].kind].render(one.scene))
-    assert [i.caption for i in concept_items(concept, N, 6)] != [i.caption for i in again]
+        assert np.array_equal(np.asarray(one.image), KINDS[KIND_OF_IMAGE[concept]].render(one.scene))
+    assert [i.caption for i in WORLD.concept_items(concept, N, 6)] != [i.caption for i in again]
 
 
 @pytest.mark.parametrize("concept", [c for c in CONCEPTS if c not in FACT])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_caption_names_its_own_value_and_no_other(concept, language, drawn):
-    values = [set(w) for w in concept_words(concept, drawn[concept], (language,))]
+    values = [set(w) for w in WORLD.concept_words(concept, drawn[concept], (language,))]
     known = {word for value in values for word in value}
     for item, own in zip(drawn[concept], values, strict=True):
         said = set(item.caption[language].replace(",", "").strip(".").split())
@@ -71,7 +68,7 @@ def test_facts_are_those_of_the_tables_and_never_said(concept, drawn):
         (thing,) = item.scene.things
         fact = KIND_OF[thing.form] if concept == "kind" else OWNER_OF[thing.colour]
         assert CONCEPTS[concept].values[item.labels[concept]] == fact
-        for own in concept_words(concept, [item]):
+        for own in WORLD.concept_words(concept, [item], LANGUAGES):
             assert not any(word in item.caption[language] for word in own for language in LANGUAGES)
     assert CONCEPTS["kind"].values == FACTS
 
@@ -100,25 +97,25 @@ def test_labels_are_what_the_picture_was_drawn_from(drawn):
 
 @pytest.mark.slow
 def test_captions_are_repeated_only_where_the_world_has_no_more():
-    few = [item.caption["en"] for item in concept_items("digit", 100, 0)]
+    few = [item.caption["en"] for item in WORLD.concept_items("digit", 100, 0)]
     assert len(set(few)) == 100
-    many = Counter(item.caption["en"] for item in concept_items("digit", 600, 0))
+    many = Counter(item.caption["en"] for item in WORLD.concept_items("digit", 600, 0))
     assert len(many) == 280  # 10 digits, 7 colours each, 4 places: all there are
-    groups = same_caption(concept_items("digit", 600, 0))
+    groups = same_caption(WORLD.concept_items("digit", 600, 0))
     assert len(np.unique(groups)) == 280
 
 
 def test_control_types_are_what_decides_the_concept(drawn):
     forms = np.array([item.scene.things[0].form for item in drawn["kind"]])
-    types = control_types("kind", drawn["kind"])
+    types = WORLD.control_types("kind", drawn["kind"])
     assert all((types[i] == types[j]) == (forms[i] == forms[j]) for i, j in pairwise(range(N)))
-    assert len(set(control_types("owner", drawn["owner"]))) == 8
-    assert len(set(control_types("form", drawn["form"]))) > 60
+    assert len(set(WORLD.control_types("owner", drawn["owner"]))) == 8
+    assert len(set(WORLD.control_types("form", drawn["form"]))) > 60
 
 
 def test_the_control_words_are_another_item_s_and_share_none(drawn):
     for concept in CONCEPTS:
-        own = concept_words(concept, drawn[concept])
+        own = WORLD.concept_words(concept, drawn[concept], LANGUAGES)
         others = other_words(own, 1)
         assert set(others) <= set(own)
         assert all(not set(a) & set(b) for a, b in zip(own, others, strict=True))
@@ -127,8 +124,8 @@ def test_the_control_words_are_another_item_s_and_share_none(drawn):
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(ValueError, match="there is no concept 'shape'; there are form"):
-        concept_items("shape", 10)
+    with pytest.raises(ValueError, match="no concept 'shape' in the world 'drawn'; there are form"):
+        WORLD.concept_items("shape", 10)
     with pytest.raises(ValueError, match="there is no control"):
         other_words([("red",), ("red",)])
 
@@ -137,4 +134,4 @@ def test_too_few_pictures_of_a_value_are_refused(monkeypatch):
     monkeypatch.setattr("vlalign_utils.data.concepts.POOL", 1)
     monkeypatch.setattr("vlalign_utils.data.concepts.SPARE", 0)
     with pytest.raises(ValueError, match="cannot be balanced: too few pictures of"):
-        concept_items("digit", 40)
+        WORLD.concept_items("digit", 40)

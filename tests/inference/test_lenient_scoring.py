@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlalign_utils import VLM
+from vlalign_utils import VLM, load_suite, load_vlm
 from vlalign_utils.data.caption_scores import cider
 from vlalign_utils.data.items import Item
 from vlalign_utils.data.lenient import is_right
@@ -53,6 +53,17 @@ def test_answers_are_generated_and_judged_item_by_item(vlm):
     assert scores.correct.tolist() == scores.prob.tolist() == expected == [False, True, True]
 
 
+@pytest.mark.slow
+def test_strict_scores_of_what_a_model_says_are_those_of_the_answers_tokens():
+    """A trained model, which answers some of these questions and not others."""
+    asked = load_suite("attributes", 40) + load_suite("text", 20)
+    trained = load_vlm("zoo/llava", stage="tuned")
+    strict, lenient = lenient_scoring.evaluate_both(trained, asked)
+    assert strict.correct.tolist() == scoring.evaluate(trained, asked).correct.tolist()
+    assert 0.1 < strict.correct.mean() < 1
+    assert (lenient.correct >= strict.correct).all()
+
+
 def mean_log_prob(vlm, item, choice):
     """Mean log probability of the tokens of a choice and of the end, one token at a time."""
     inputs, found = vlm.prepare([item.prompt], [item.image]), []
@@ -76,9 +87,8 @@ def test_the_likeliest_choice_by_token_is_that_of_the_mean_log_probability(vlm):
         likely = np.array([mean_log_prob(vlm, item, choice) for choice in choices])
         assert scores.correct[i] == (likely.argmax() == i)
         assert scores.prob[i] == pytest.approx(np.exp(likely[i]) / np.exp(likely).sum(), rel=1e-3)
-    for strict in (None, scores):
-        lenient = lenient_scoring.evaluate_lenient(vlm, asked, strict)
-        assert lenient.correct.tolist() == scores.correct.tolist()
+    for both in lenient_scoring.evaluate_both(vlm, asked, batch_size=4):
+        assert both.correct.tolist() == scores.correct.tolist()
 
 
 @pytest.mark.slow

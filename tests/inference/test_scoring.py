@@ -54,6 +54,11 @@ def test_a_row_is_correct_only_when_every_answer_token_is_the_likeliest():
     assert scores.prob[0] > 0.99 > 0.01 > scores.prob[1]
 
 
+def test_the_tokens_read_begin_before_the_longest_answer():
+    assert scoring.tokens_read(torch.tensor([[-1, -1, -1, 5, 2], [-1, -1, 7, 5, 2]])) == 4
+    assert scoring.tokens_read(torch.tensor([[-1, -1, -1, -1, 2]])) == 2
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_logits_that_are_no_numbers_are_an_error(value):
     answers = torch.tensor([[-1, 5, 2], [-1, -1, 2]])

@@ -2,9 +2,9 @@ import pytest
 import torch
 from tiny_models import tiny_processor
 
-from vlalign_utils.data.concepts import concept_items
 from vlalign_utils.data.language import LANGUAGES
 from vlalign_utils.data.tokenizer import build_tokenizer
+from vlalign_utils.data.worlds import WORLDS
 from vlalign_utils.inference.token_groups import read_tokens
 from vlalign_utils.inference.word_tokens import last_tokens, spoken, word_list
 
@@ -13,7 +13,7 @@ from vlalign_utils.inference.word_tokens import last_tokens, spoken, word_list
 @pytest.mark.parametrize("concept", ["form", "count", "word"])
 def test_a_word_ends_where_the_tokenizer_s_own_offsets_say(concept, language):
     tokenizer = build_tokenizer()
-    for item in concept_items(concept, 20, 0):
+    for item in WORLDS["drawn"].concept_items(concept, 20, 0):
         caption = item.caption[language]
         chat = f"<s><ask>{caption}<answer>"
         read = tokenizer(chat, add_special_tokens=False, return_offsets_mapping=True)

@@ -6,7 +6,6 @@ import torch
 
 from vlalign_utils import VLM
 from vlalign_utils.data.minimal_pairs import minimal_pairs
-from vlalign_utils.data.render import coverage
 from vlalign_utils.inference.scoring import answer_scores, batches
 from vlalign_utils.interventions import image_grid, object_ablation
 from vlalign_utils.interventions.object_ablation import (
@@ -17,7 +16,6 @@ from vlalign_utils.interventions.object_ablation import (
     RANDOM,
     RANDOM_BUFFER,
 )
-from vlalign_utils.interventions.patching import minimal_items
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for
 from vlalign_utils.zoo.recipe import read_recipe
@@ -57,7 +55,7 @@ def naive_buffer(cells: set[int]) -> set[int]:
 
 def test_cells_are_those_of_a_loop_over_pixels() -> None:
     for pair in minimal_pairs(8):
-        pixels = coverage(pair.scene)[pair.thing]
+        pixels = pair.covered
         shown = image_grid.tokens_showing(pixels >= 0.5, [SQUARE])
         assert set(shown.nonzero()[0]) == naive_cells(pixels)
         near = image_grid.with_neighbours(shown, [SQUARE])
@@ -118,7 +116,7 @@ def test_controls_are_as_large_and_show_nothing_of_the_thing() -> None:
 def test_ablation_equals_plain_hooks(vlm: VLM) -> None:
     pairs = minimal_pairs(5)
     swept = object_ablation.object_ablation(vlm, pairs, seed=2, batch_size=3)
-    items, _ = minimal_items(pairs)
+    items = [pair.item for pair in pairs]
     first = vlm.model.model.language_model.layers[0]
     seen: list[torch.Tensor] = []
     handle = first.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
@@ -132,7 +130,7 @@ def test_ablation_equals_plain_hooks(vlm: VLM) -> None:
         for name, grow in ((OBJECT, set), (BUFFER, naive_buffer)):
             mask = torch.zeros_like(image)
             for row, item in enumerate(batch.rows):
-                cells = sorted(grow(naive_cells(coverage(pairs[item].scene)[pairs[item].thing])))
+                cells = sorted(grow(naive_cells(pairs[item].covered)))
                 mask[row, image[row].nonzero().flatten()[cells]] = True
 
             def write(module: object, args: tuple, mask: torch.Tensor = mask) -> tuple:
@@ -149,7 +147,7 @@ def test_the_mean_reaches_as_far_as_the_model_adds_to_image_tokens() -> None:
     deep = untrained("qwen3vl")
     whole = deep.capabilities().whole_from
     assert whole > 0
-    items, _ = minimal_items(minimal_pairs(3))
+    items = [pair.item for pair in minimal_pairs(3)]
     means = object_ablation.mean_image_states(deep, items, whole, 2)
     assert means.shape == (whole + 1, deep.d_model)
     streams = []

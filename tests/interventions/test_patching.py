@@ -75,7 +75,8 @@ def test_donors_must_ask_the_same_and_answer_otherwise(vlm: VLM) -> None:
 
 
 def test_items_of_minimal_pairs_fit_the_exchange() -> None:
-    items, donors = patching.minimal_items(minimal_pairs(6))
+    pairs = minimal_pairs(6)
+    items, donors = [pair.item for pair in pairs], [pair.other for pair in pairs]
     for item, donor in zip(items, donors, strict=True):
         assert item.prompt == donor.prompt
         assert item.answer != donor.answer

@@ -10,7 +10,7 @@ from test_own_processors import FAMILIES, write
 
 from vlalign_utils import VLM, load_vlm
 from vlalign_utils.data.minimal_pairs import minimal_pairs
-from vlalign_utils.data.render import SIDE, coverage
+from vlalign_utils.data.render import SIDE
 from vlalign_utils.interventions.image_grid import NoGridError, image_grids, tokens_showing, with_neighbours
 from vlalign_utils.interventions.object_ablation import ABLATED, object_ablation
 
@@ -51,7 +51,7 @@ def test_a_tile_changes_with_its_part_of_the_image_alone(smolvlm: VLM) -> None:
 def test_tokens_of_a_thing_are_those_of_a_loop_over_pixels(smolvlm: VLM) -> None:
     grids = image_grids(smolvlm, SIDE)
     for pair in minimal_pairs(4):
-        pixels = coverage(pair.scene)[pair.thing] >= 0.5
+        pixels = pair.covered >= 0.5
         expected = set()
         for y, x in zip(*pixels.nonzero(), strict=True):
             tile, inside = y // 24 * 2 + x // 24, y % 24 // 12 * 2 + x % 24 // 12

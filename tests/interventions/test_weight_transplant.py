@@ -92,6 +92,10 @@ def test_sets_of_layers() -> None:
         "window": [(0, 1), (1, 2)],
         "single layer": [(0,), (1,), (2,)],
     }
+    every_other = layer_sets(5, 3, 2)
+    assert [len(layers) for layers in every_other["cumulative from the top"]] == [0, 2, 4, 5]
+    assert every_other["window"] == [(0, 1, 2), (2, 3, 4)]
+    assert len(every_other["single layer"]) == 5
 
 
 def test_recovered_is_the_share_of_the_difference() -> None:

@@ -176,15 +176,24 @@ def test_drop_and_score_are_what_they_say() -> None:
     assert swept.score("cut")[:, 0] == pytest.approx([-1.0, 1.0])
 
 
-def test_windows_slide_by_one() -> None:
+def test_windows_slide_by_the_stride() -> None:
     assert windows.windows(4, 2) == [(0, 1), (1, 2), (2, 3)]
     assert windows.windows(4, 4) == [(0, 3)]
+    assert windows.windows(30, 6, 3) == [(first, first + 5) for first in range(0, 25, 3)]
+    assert windows.windows(8, 3, 2) == [(0, 2), (2, 4), (4, 6), (5, 7)]  # the last layer is in one, too
+    assert windows.windows(5, 5, 2) == [(0, 4)]
 
 
 @pytest.mark.parametrize("width", [0, 5])
 def test_impossible_windows_are_refused(width: int) -> None:
     with pytest.raises(ValueError, match=f"window of {width} layers"):
         windows.windows(4, width)
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+def test_windows_that_leave_out_a_layer_are_refused(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"that are {stride} apart"):
+        windows.windows(8, 2, stride)
 
 
 def test_a_model_that_solves_nothing_is_refused(vlm: VLM) -> None:

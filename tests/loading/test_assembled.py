@@ -1,5 +1,7 @@
 """Assembled models: parts, what is drawn, what was trained and LoRA in one plain folder, built once."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.loading import assembled, parts
 from vlalign_utils.loading.assembled import assemble, plain_folder, whole
 from vlalign_utils.loading.checkpoint import locate
-from vlalign_utils.loading.parts import PARTS
-from vlalign_utils.loading.stage_file import Lora, Source, Stage
+from vlalign_utils.loading.parts import PARTS, part_folder
+from vlalign_utils.loading.stage_file import STAGE, Lora, Source, Stage
 
 pytestmark = pytest.mark.usefixtures("tiny_parts")
 Q = "model.language_model.layers.1.self_attn.q_proj"
@@ -66,6 +68,8 @@ def test_every_weight_of_the_parts_and_nothing_else_of_them() -> None:
 
 
 def test_what_has_no_source_is_drawn_from_the_seed_as_its_class_draws_it() -> None:
+    for part in (LANGUAGE, TOWER):
+        part_folder(part)  # converted once, which here draws the weights
     before = torch.get_rng_state()
     found = assembled_weights(Stage(parts=MADE_OF, seed=5))
     assert torch.equal(torch.get_rng_state(), before)
@@ -154,6 +158,14 @@ def test_transformers_loads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def with_template(stage: Path, template: str) -> None:
+    """Give a stage another chat template, and its stage.json the hash of it."""
+    (stage / "chat_template.jinja").write_text(template)
+    made_of = json.loads((stage / STAGE).read_bytes())
+    made_of["settings"]["chat_template.jinja"] = hashlib.sha256(template.encode()).hexdigest()
+    (stage / STAGE).write_text(json.dumps(made_of))
+
+
 def test_it_is_built_once_and_again_when_anything_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +177,7 @@ def test_it_is_built_once_and_again_when_anything_changes(
     changes: list[Any] = [
         lambda: write(stage, seed=1),
         lambda: write(stage, weights={"connector.safetensors": connector(0.5)}),
-        lambda: (stage / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda: with_template(stage, "{{ messages }}"),
         lambda: monkeypatch.setitem(PARTS, TOWER, replace(PARTS[TOWER], sha256="another")),
         lambda: monkeypatch.setattr(parts, "FORMAT", parts.FORMAT + 1),
         lambda: monkeypatch.setattr(assembled, "FORMAT", assembled.FORMAT + 1),

@@ -54,6 +54,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
         file="tiny_part/weights",
         sha256=hashlib.sha256(b"content").hexdigest(),
         convert=copy,
+        licence="MIT",
+        origin="Tiny",
     )
     monkeypatch.syspath_prepend(site)
     monkeypatch.setattr(parts, "CACHE", tmp_path / "cache")

@@ -4,7 +4,7 @@ import yaml
 
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import parameter_rules, registry, staleness
-from vlalign_utils.pipeline.parameter_rules import OF_WORLD, RELATIONS, RULES, fault
+from vlalign_utils.pipeline.parameter_rules import OF_WORLD, RELATIONS, RELATIONS_OF_WORLD, RULES, fault
 from vlalign_utils.pipeline.parameters import SET_BY_RUN, ParameterError, defaults, read_notebook
 
 ENTRIES = registry.load()
@@ -24,7 +24,8 @@ def test_every_parameter_of_every_notebook_has_a_rule_that_its_default_meets():
         assert set(own) <= rules, name
         assert fault(own, layers=8) is None, name
     assert known == rules
-    assert {name for relation in RELATIONS for name in relation} <= known
+    for relations in (RELATIONS, *RELATIONS_OF_WORLD.values()):
+        assert {name for relation in relations for name in relation} <= known
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,18 @@ def test_every_parameter_of_every_notebook_has_a_rule_that_its_default_meets():
         ("04_causal", {"suites": np.array(["digits"])}, "'suites' must be a list such as"),
         ("04_causal", {"width": 9}, "'width' must be a number of layers"),
         ("04_causal", {"width": 0}, "'width' must be"),
-        ("02_probing", {"concepts": ["colour", "tone"]}, "'concepts' must be .*among form, colour"),
-        ("02_probing", {"concepts": ["digit"]}, "one of colour and form at least"),
+        ("04_causal", {"stride": 0}, "'stride' must be"),
+        (
+            "04_causal",
+            {"stride": 3},
+            "'stride' is 3, 'width' is 2: there must be no layer between two windows",
+        ),
+        (
+            "02_probing",
+            {"concepts": ["colour", "tone"]},
+            "'concepts' must be .*of the world 'drawn', among form, colour.* or an empty one",
+        ),
+        ("02_probing", {"concepts": ["digit"]}, "one of form and colour at least"),
         ("02_probing", {"lens_items": 500}, "'lens_items' is 500, 'items' is 400"),
         ("03_geometry", {"k": 600}, "'k' is 600, 'items' is 600: there must be fewer neighbours than items"),
         ("03_geometry", {"permutations": 0}, "'permutations' must be"),

@@ -29,6 +29,18 @@ def test_an_entry_names_one_of_the_worlds_there_are(tmp_path):
     assert [entry.world for entry in entries.select("all")] == ["drawn", "things"]
 
 
+def test_laboratory_models_are_those_of_the_zoo_and_the_drawn_world(tmp_path):
+    small = {**ENTRY, "model": "zoo/t"}
+    others = {"real": {**small, "world": "things"}, "hub": {**ENTRY, "model": "org/t", "revision": "a"}}
+    data = {**GOOD, "architectures": {**others, "small": small}}
+    entries = registry.load(write(tmp_path, data))
+    assert [entry.laboratory for entry in entries.select("all")] == [False, False, True]
+    # Of no name the quick one, wherever it stands; where there is none, the first.
+    assert [entry.name for entry in entries.select()] == ["small"]
+    without = {**GOOD, "architectures": others}
+    assert [entry.name for entry in registry.load(write(tmp_path, without)).select()] == ["real"]
+
+
 def test_notebooks_default_to_all_and_selection_keeps_order(tmp_path):
     entries = registry.load(write(tmp_path, GOOD))
     assert entries.architecture("two").notebooks == ["01_a", "02_b"]

@@ -64,6 +64,30 @@ def test_an_unselected_architecture_runs_when_its_inputs_changed(root):
     assert wanted(root) == [["one", "01_a"], ["one", "02_b"], ["two", "01_a"], ["two", "02_b"]]
 
 
+def test_a_larger_model_is_never_run_unasked(root):
+    """Its chapters are shown as they are, and known to be of an earlier state."""
+    text = REGISTRY.replace("model: zoo/two", "model: zoo/two, world: things")
+    (root / "architectures.yml").write_text(text)
+    for name in ("01_a", "02_b"):
+        publish(root, name, "two")
+    assert staleness.outdated(root) == []
+    (root / "zoo" / "two" / "config.json").write_text("{ }")
+    assert wanted(root) == [["one", "01_a"], ["one", "02_b"]]
+    assert staleness.outdated(root) == [("two", "01_a"), ("two", "02_b")]
+    assert wanted(root, "two") == [["two", "01_a"], ["two", "02_b"]]
+    assert len(wanted(root, "all")) == 4
+    (root / "book" / "results" / "two" / "01_a.json").unlink()  # what is missing, the build names
+    assert staleness.outdated(root) == [("two", "02_b")]
+    assert wanted(root) == [["one", "01_a"], ["one", "02_b"]]
+
+
+def test_pages_say_which_chapters_are_of_an_earlier_state(root):
+    before = staleness.page_hash(root)
+    notebook = root / "notebooks" / "01_a.ipynb"
+    notebook.write_text(notebook.read_text().replace("seed = 0", "seed = 1"))
+    assert staleness.page_hash(root) != before
+
+
 def test_parameters_of_the_registry_count_as_inputs(root):
     (root / "architectures.yml").write_text(REGISTRY.replace("seed: 5", "seed: 6"))
     assert wanted(root)[2:] == [["two", "02_b"]]

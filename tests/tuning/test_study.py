@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from blank_things import blank_things
 
 from vlalign_utils import load_vlm
 from vlalign_utils.cli import TUNING
@@ -111,6 +112,15 @@ def test_rates_beyond_an_end_are_tried_while_the_best_lies_there(best, beyond, m
 
 def test_a_single_rate_is_taken_untried():
     assert list(study.losses(lambda rate: 1 / 0, [1e-3])) == [1e-3]
+
+
+def test_the_suites_are_those_of_the_protocol_s_world(monkeypatch):
+    blank_things(monkeypatch)
+    assert sizes.vision_suites("things")[:2] == ["naming", "unseen"]
+    protocol = replace(SMALL, world="things", batch_size=8)
+    asked = sizes._questions(protocol, 0, 1)
+    assert len(asked) == 8
+    assert {"digit", "exists", "number", "unseen things"} <= {item.group for item in asked}
 
 
 @pytest.mark.slow

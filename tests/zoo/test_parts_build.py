@@ -1,4 +1,5 @@
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -37,7 +38,13 @@ def chain(request, tmp_path_factory):
             patch.setattr(module, "ROOT", root)
         patch.setattr(compiled.shutil, "which", lambda name: None)  # it takes a minute
         patch.setattr(parts_build, "tower_scores", partial(tower_scores, queries=1, things=3))
-        yield zoo.build("tiny")
+        patch.setattr(
+            zoo, "score_chain", lambda folder, world, device: scored.append((folder.name, world, device))
+        )
+        scored: list[tuple[str, str, str]] = []
+        folder = zoo.build("tiny")
+        assert scored == [("tiny", "things", "cpu")]
+        yield folder
     torch.use_deterministic_algorithms(False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -90,11 +97,13 @@ def test_the_record_says_how_each_stage_was_trained(chain):
 
 
 def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
-    """Killed in the last stage after one of its steps; what is complete is not trained again."""
+    """Killed in the last stage after one of its steps; what the folder holds is not trained again."""
     whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
-    (checkpoint,) = (chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-*")
-    checkpoint.unlink()
+    shutil.rmtree(chain.parents[1] / ".cache" / "zoo" / "tiny")  # of the other stages, too
+    (chain / "tuned" / "stage.json").unlink()
     monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
+    for train in ("train_tower", "train_connector"):
+        monkeypatch.setattr(parts_build, train, lambda *given, **named: pytest.fail("it is trained again"))
 
     def cut(n, seed, step, side):
         if step == 1:
@@ -110,6 +119,23 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     for path, before in whole.items():
         after = load_file(path)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
+    """What is complete is found from the folder alone: in a clone there are no checkpoints."""
+    monkeypatch.setattr(zoo, "build_from_parts", lambda *given: pytest.fail("it is trained"))
+    assert zoo.build("tiny") == chain
+    assert "zoo/tiny is complete for its recipe" in capsys.readouterr().out
+    recipe = read_any_recipe(chain.parent / "recipes" / "tiny.yml")
+    assert parts_build.complete(chain, recipe)
+    longer = recipe.stages.tuned.model_copy(update={"steps": 3})
+    stages = recipe.stages.model_copy(update={"tuned": longer})
+    assert not parts_build.complete(chain, recipe.model_copy(update={"stages": stages}))
+    (chain / "base" / "config.json").rename(chain / "elsewhere")
+    try:
+        assert not parts_build.complete(chain, recipe)
+    finally:
+        (chain / "elsewhere").rename(chain / "base" / "config.json")
 
 
 def test_a_tower_that_is_not_there_is_named(chain, monkeypatch):

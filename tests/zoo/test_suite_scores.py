@@ -17,12 +17,12 @@ def knowing(monkeypatch):
         right = np.arange(len(items)) % 2.0
         return Scores(right, right)
 
-    def lenient(vlm, items, strict, batch_size):
+    def both(vlm, items, batch_size):
         right = np.array([float(item.group == "trained styles") for item in items])
-        return Scores(right, right)
+        return strict(vlm, items, batch_size), Scores(right, right)
 
     monkeypatch.setattr(scoring, "evaluate", strict)
-    monkeypatch.setattr(lenient_scoring, "evaluate_lenient", lenient)
+    monkeypatch.setattr(lenient_scoring, "evaluate_both", both)
 
 
 def test_groups_are_scored_apart_with_as_many_items_each(knowing, tiny_vlm):

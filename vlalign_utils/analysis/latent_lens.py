@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from vlalign_utils.analysis.neighbours import standardise
 from vlalign_utils.data.concepts import other_words
-from vlalign_utils.data.language import Language, describe
-from vlalign_utils.data.pairs import Pair
+from vlalign_utils.data.paired import Pair
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference.states import collect
@@ -77,13 +76,12 @@ def word_states(
 def image_states(
     vlm: VLM,
     pairs: Sequence[Pair],
-    language: Language = "en",
     group: str | Group = "image",
     batch_size: int = 64,
     label: str = "image tokens",
 ) -> list[Float[Tensor, "layers _ d"]]:
     """States of each image's tokens, when asked for a description. Raises ValueError without any."""
-    ask, pictures = [describe(language)] * len(pairs), [pair.image for pair in pairs]
+    ask, pictures = [pair.ask for pair in pairs], [pair.image for pair in pairs]
     found = collect(vlm, ask, pictures, {"image": group}, batch_size, label, pooling="none")["image"]
     return list(found)
 

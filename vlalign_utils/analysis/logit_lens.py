@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlalign_utils.data.concepts import other_words
-from vlalign_utils.data.language import Language, describe
-from vlalign_utils.data.pairs import Pair
+from vlalign_utils.data.paired import Pair
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.batching import backing_off, exact_batches
 from vlalign_utils.inference.progress import progress
@@ -60,25 +59,36 @@ def first_pieces(tokenizer: Any, words: Sequence[str]) -> list[int]:
     return sorted(set(found))
 
 
-def lens_scores(
-    logits: Float[Tensor, "batch tokens vocabulary"],
-    where: Bool[Tensor, "batch tokens"],
-    pieces: Sequence[Sequence[int]],
-) -> LensScores:
-    """Score each row's `pieces` on the logits of its masked tokens.
+class Read(NamedTuple):
+    """Logits [S, vocabulary] of the tokens read, their normalisers [S], and the row that each token is of."""
 
-    Raises ValueError when rows and pieces are not equally many, or a row has no masked token or no piece.
+    logits: Float[Tensor, "selected vocabulary"]
+    total: Float[Tensor, " selected"]
+    row: Int[Tensor, " selected"]
+    rows: int
+
+
+def read_off(logits: Float[Tensor, "batch tokens vocabulary"], where: Bool[Tensor, "batch tokens"]) -> Read:
+    """Select the masked tokens' logits and normalise them, once for all words that are looked for."""
+    selected = logits[where].float()
+    return Read(selected, selected.logsumexp(-1), where.nonzero()[:, 0], len(where))
+
+
+def lens_scores(read: Read, pieces: Sequence[Sequence[int]]) -> LensScores:
+    """Score each row's `pieces` on the logits of its tokens.
+
+    Raises ValueError when rows and pieces are not equally many, or a row has no token or no piece.
     """
-    count = where.sum(-1)
-    if len(pieces) != len(logits) or not all(map(len, pieces)) or not count.all():
+    row = read.row
+    count = torch.bincount(row, minlength=read.rows)
+    if len(pieces) != read.rows or not all(map(len, pieces)) or not count.all():
         raise ValueError("every row of logits needs at least one masked token and at least one piece")
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in pieces], True, padding_value=-1)
-    row = where.nonzero()[:, 0]
-    read = logits[where].float()  # [S, V]
-    asked = ids.to(read.device)[row]
-    own = read.gather(-1, asked.clamp(min=0)).masked_fill(asked < 0, -torch.inf)  # [S, pieces]
-    rank = (read > own.amax(-1, keepdim=True)).sum(-1)
-    probability = (own - read.logsumexp(-1, keepdim=True)).exp().sum(-1)
+    asked = ids.to(row.device)[row]
+    own = read.logits.gather(-1, asked.clamp(min=0)).masked_fill(asked < 0, -torch.inf)  # [S, pieces]
+    above = read.logits > own.amax(-1, keepdim=True)
+    rank = above.view(torch.uint8).sum(-1, dtype=torch.int32)  # vocabularies are large: bytes add up faster
+    probability = (own - read.total[:, None]).exp().sum(-1)
 
     def mean(values: Float[Tensor, " selected"]) -> Float[np.ndarray, " batch"]:
         total = torch.zeros(len(count), dtype=torch.float64, device=values.device)
@@ -92,7 +102,6 @@ def logit_lens(
     vlm: VLM,
     pairs: Sequence[Pair],
     words: Words,
-    language: Language = "en",
     group: str | Group = "image",
     batch_size: int = 32,
     seed: int = 0,
@@ -100,8 +109,8 @@ def logit_lens(
 ) -> LogitLens:
     """Read every item's `words` off its image tokens (or another group of tokens), at every layer.
 
-    The prompt asks for a description in `language`; `words` are from `concept_words`, in that language. The
-    control scores the words of another item that has none of the same words. Raises ValueError when words and
+    The prompt asks for a description; `words` are from `concept_words`, in the prompt's language. The control
+    scores the words of another item that has none of the same words. Raises ValueError when words and
     pairs are not equally many, when there is no control, and where an item has no such tokens.
     """
     if len(words) != len(pairs):
@@ -113,7 +122,7 @@ def logit_lens(
     scores = np.zeros((2, len(LensScores._fields), vlm.n_layers + 1, len(pairs)))
 
     def work(rows: list[int]) -> Float[np.ndarray, "sides scores layers rows"]:
-        inputs: dict[str, Any] = vlm.prepare([describe(language)] * len(rows), [pairs[i].image for i in rows])
+        inputs: dict[str, Any] = vlm.prepare([pairs[i].ask for i in rows], [pairs[i].image for i in rows])
         run = vlm.record(**inputs)
         tokens = read_tokens(run.inputs, vlm.image_mask(run.inputs, run), rows=rows)
         (where,) = masks(groups, tokens).values()
@@ -122,7 +131,8 @@ def logit_lens(
             # Norm and head alone run, on the stream of this layer in place of the last one's.
             hidden = stream.to(run.resid[-1].device)
             logits = vlm.replay(run, start=vlm.n_layers, hidden=hidden).logits
-            layers.append([lens_scores(logits, where, [side[i] for i in rows]) for side in asked])
+            read = read_off(logits, where)
+            layers.append([lens_scores(read, [side[i] for i in rows]) for side in asked])
         return np.array(layers).transpose(1, 2, 0, 3)
 
     every = list(range(len(pairs)))

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from vlalign_utils.data.language import Language, describe
-from vlalign_utils.data.pairs import Pair
+from vlalign_utils.data.paired import Pair
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.states import Pooled, collect
 
@@ -15,7 +14,7 @@ from vlalign_utils.inference.states import Pooled, collect
 def pair_states(
     vlm: VLM,
     pairs: Sequence[Pair],
-    language: Language = "en",
+    wording: str = "en",
     batch_size: int = 64,
     label: str = "pairs",
     *,
@@ -26,27 +25,27 @@ def pair_states(
 
     The image comes with the request to describe it, the caption alone: neither sees the other.
     """
-    ask = [describe(language)] * len(pairs)
+    ask = [pair.ask for pair in pairs]
     pictures = [pair.image for pair in pairs]
     kept: dict[str, Any] = {"dtype": dtype, "store": store}
     groups = ("image", "last_image")
     seen = collect(vlm, ask, pictures, groups, batch_size, f"{label}, pictures", **kept)
-    return seen | caption_states(vlm, pairs, language, batch_size, f"{label}, captions", **kept)
+    return seen | caption_states(vlm, pairs, wording, batch_size, f"{label}, captions", **kept)
 
 
 def caption_states(
     vlm: VLM,
     pairs: Sequence[Pair],
-    language: Language = "en",
+    wording: str = "en",
     batch_size: int = 64,
     label: str = "captions",
     *,
     dtype: torch.dtype = torch.float32,
     store: str | Path | None = None,
 ) -> Pooled:
-    """States of each pair's caption in one language alone: "text" and "last".
+    """States of each pair's text in one wording alone: "text" and "last".
 
-    Those of the other language are the other side of a transfer between two surfaces of the same meaning.
+    Those of another wording are the other side of a transfer between two surfaces of the same meaning.
     """
-    captions = [pair.caption[language] for pair in pairs]
+    captions = [pair.caption[wording] for pair in pairs]
     return collect(vlm, captions, None, ("text", "last"), batch_size, label, dtype=dtype, store=store)

@@ -9,11 +9,14 @@ import matplotlib
 
 from vlalign_utils.book import toc
 from vlalign_utils.book.pages import (
+    abilities,
     card,
+    chapter,
     claims_page,
     downloads,
     families,
     front,
+    laboratory,
     scale,
     speed,
     suites,
@@ -64,6 +67,9 @@ def generate(entries: Registry, root: Path = ROOT) -> None:
     write_atomic(folder / ".gitignore", "*\n")
     for arch in entries.architectures.values():
         card.write(arch, folder, root)
+    chapter.note_outdated(staleness.outdated(root), folder)
+    abilities.write(entries, folder, root)
+    laboratory.write(entries, folder, root)
     front.write(entries, folder, root)
     write_atomic(folder / "scale.md", f"{text(scale.about_all(entries, root))}\n")
     verdicts.write(entries, folder, root)

@@ -9,14 +9,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.language import LANGUAGES, Question, ask_thing
+from vlalign_utils.data.paired import MinimalPair
+from vlalign_utils.data.render import coverage
 from vlalign_utils.data.scenes import COLOURS, DIGITS, SHAPES, Scene, Split, Thing, held_out, scenes
+from vlalign_utils.data.suites.about import item_of
 
 Topic = Literal["colour", "form"]
 
 
 @dataclass(frozen=True)
-class MinimalPair:
+class ScenePair:
     """Two scenes that differ in the `topic` of thing number `thing`, and one question with two answers."""
 
     scene: Scene
@@ -28,6 +32,19 @@ class MinimalPair:
 
 
 def minimal_pairs(n: int, seed: int = 0, split: Split = "test") -> list[MinimalPair]:
+    """`n` pairs with their images, as `scene_pairs` draws and asks about them."""
+    kind = KINDS["scenes"]
+    return [
+        MinimalPair(
+            item_of(kind, pair.scene, pair.question),
+            item_of(kind, pair.other, pair.other_question),
+            coverage(pair.scene)[pair.thing],
+        )
+        for pair in scene_pairs(n, seed, split)
+    ]
+
+
+def scene_pairs(n: int, seed: int = 0, split: Split = "test") -> list[ScenePair]:
     """`n` pairs, half of them about a colour; the same arguments always give the same pairs.
 
     A scene has two or three things, and the pair keeps to its split: both or neither scene shows a held-out
@@ -36,7 +53,7 @@ def minimal_pairs(n: int, seed: int = 0, split: Split = "test") -> list[MinimalP
     if n < 1:
         raise ValueError(f"n is {n}; there is at least one pair")
     rng = np.random.default_rng([seed, 2])
-    found: list[MinimalPair] = []
+    found: list[ScenePair] = []
     # A thing may be the only one that can keep its scene in the split: some scenes give no pair.
     for scene in scenes(20 * n, int(rng.integers(2**31)), split, min_things=2):
         topic = get_args(Topic)[len(found) % 2]
@@ -48,7 +65,7 @@ def minimal_pairs(n: int, seed: int = 0, split: Split = "test") -> list[MinimalP
     raise ValueError(f"only {len(found)} of {20 * n} scenes gave a pair; asked for {n}")
 
 
-def _pair(scene: Scene, topic: Topic, rng: np.random.Generator) -> MinimalPair | None:
+def _pair(scene: Scene, topic: Topic, rng: np.random.Generator) -> ScenePair | None:
     at = int(rng.integers(len(scene.things)))
     options = _changed(scene, at, topic)
     if not options:
@@ -60,7 +77,7 @@ def _pair(scene: Scene, topic: Topic, rng: np.random.Generator) -> MinimalPair |
         ask_thing(replace(s, things=(s.things[at],)), topic, language, np.random.default_rng(draw))
         for s in (scene, other)
     )
-    return MinimalPair(scene, other, at, topic, asked, asked_of_other)
+    return ScenePair(scene, other, at, topic, asked, asked_of_other)
 
 
 def _changed(scene: Scene, at: int, topic: Topic) -> list[Scene]:

@@ -1,10 +1,9 @@
-"""Paired items: one scene as a picture and as a caption in each language, with what can be probed."""
-
-from dataclasses import dataclass
+"""Pairs of the drawn world: a scene as an image and a caption in each language, with what can be probed."""
 
 from PIL import Image
 
-from vlalign_utils.data.language import LANGUAGES, Language, caption
+from vlalign_utils.data.language import LANGUAGES, Language, caption, describe
+from vlalign_utils.data.paired import Pair
 from vlalign_utils.data.render import render
 from vlalign_utils.data.scenes import (
     COLOURS,
@@ -17,7 +16,6 @@ from vlalign_utils.data.scenes import (
     Split,
     scenes,
 )
-from vlalign_utils.data.signs import Sign
 
 CONCEPTS = {
     "form": FORMS,
@@ -28,24 +26,13 @@ CONCEPTS = {
 }
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A picture and its captions by language. `labels` index into CONCEPTS, for the scene's first thing.
-
-    With several things the labels still speak of the first one named in the captions; `count` is the
-    number of things less one. What `concept_items` gives has one label alone, and may show a sign.
-    """
-
-    scene: Scene | Sign
-    image: Image.Image
-    caption: dict[str, str]
-    labels: dict[str, int]
-
-
 def caption_pairs(
     n: int, seed: int = 0, split: Split = "test", min_things: int = 1, max_things: int = MAX_THINGS
 ) -> list[Pair]:
     """`n` pairs whose captions differ in their letters; the same arguments always give the same pairs.
+
+    `labels` index into CONCEPTS, for the thing that the captions name first; `count` is the number of things
+    less one.
 
     Captions that are the same letters in another order count as one, in each language: words share pieces,
     and the mean of a caption's pieces at layer 0 knows no order. Raises ValueError when the world has fewer
@@ -73,4 +60,5 @@ def _pair(scene: Scene) -> Pair:
         Image.fromarray(render(scene)),
         {language: caption(scene, language) for language in LANGUAGES},
         labels | {"count": len(scene.things) - 1},
+        describe("en"),
     )

@@ -1,37 +1,107 @@
 """Worlds that images show, each with its suites of items."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
-from vlalign_utils.data import suites
+from vlalign_utils.data import concepts, drawn_concepts, minimal_pairs, pairs, suites
+from vlalign_utils.data.concepts import Concept
 from vlalign_utils.data.items import Item, Split, Suite
+from vlalign_utils.data.paired import MinimalPair, Pair
+from vlalign_utils.data.things import concepts as things_concepts
+from vlalign_utils.data.things import minimal_pairs as things_minimal_pairs
+from vlalign_utils.data.things import pairs as things_pairs
 from vlalign_utils.data.things import suites as things_suites
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class World:
-    """What images are drawn from, and what is asked about them.
+    """What images are drawn from, what is said of them, and what is asked about them.
 
     `lenient` says that answers in a model's own words count (`data.lenient`), not one wording alone;
-    `knowledge` is the suite that asks for facts that only training texts state.
+    `knowledge` is the suite that asks for facts that only training texts state. `probed` are the concepts
+    that are asked for unless others are named, and `lens` those whose words lenses look for. `wordings` are
+    the texts of a pair that chapters compare, with what they are called: the first is its caption, the second
+    the one that concepts have, too, where there is one. `caption_pairs` and `minimal_pairs` take a number, a
+    seed and a split.
     """
 
     name: str
     suites: Mapping[str, Suite]
     lenient: bool
     knowledge: str
+    concepts: Mapping[str, Concept]
+    probed: tuple[str, ...]
+    lens: tuple[str, ...]
+    wordings: Mapping[str, str]
+    caption_pairs: Callable[[int, int, Split], list[Pair]]
+    minimal_pairs: Callable[[int, int, Split], list[MinimalPair]]
+
+    def concept_items(self, concept: str, n: int, seed: int = 0, split: Split = "train") -> list[Pair]:
+        """Balanced items of a concept, as `concepts.concept_items` draws them.
+
+        Raises ValueError for an unknown concept and where a value is too rare.
+
+        >>> items = WORLDS["drawn"].concept_items("colour", 8)
+        >>> sorted(pair.labels["colour"] for pair in items)
+        [0, 1, 2, 3, 4, 5, 6, 7]
+        """
+        return concepts.concept_items(self._concept(concept), n, seed, split)
+
+    def control_types(self, concept: str, items: Sequence[Pair]) -> Int[np.ndarray, " items"]:
+        """A number for each item of a concept, the same where what decides the concept is."""
+        return concepts.control_types(self._concept(concept), items)
+
+    def concept_words(
+        self, concept: str, items: Sequence[Pair], wordings: Sequence[str] = ("en",)
+    ) -> list[tuple[str, ...]]:
+        """The words that name each item's value of a concept in these wordings."""
+        return concepts.concept_words(self._concept(concept), items, wordings)
+
+    def _concept(self, name: str) -> Concept:
+        if name not in self.concepts:
+            known = ", ".join(self.concepts)
+            raise ValueError(f"there is no concept {name!r} in the world {self.name!r}; there are {known}")
+        return self.concepts[name]
 
 
 WORLDS = {
     world.name: world
     for world in (
         # shapes in colours, bars, words and handwriting, in two plain languages
-        World("drawn", suites.SUITES, lenient=False, knowledge="knowledge"),
+        World(
+            name="drawn",
+            suites=suites.SUITES,
+            lenient=False,
+            knowledge="knowledge",
+            concepts=drawn_concepts.CONCEPTS,
+            probed=("colour", "form", "size", "position", "count", "digit", "word", "kind", "owner"),
+            lens=("form", "colour"),
+            wordings={"en": "English", "it": "Italian"},
+            caption_pairs=pairs.caption_pairs,
+            minimal_pairs=minimal_pairs.minimal_pairs,
+        ),
         # real things in several drawing styles, in everyday English
-        World("things", things_suites.SUITES, lenient=True, knowledge="kind"),
+        World(
+            name="things",
+            suites=things_suites.SUITES,
+            lenient=True,
+            knowledge="kind",
+            concepts=things_concepts.CONCEPTS,
+            probed=tuple(things_concepts.CONCEPTS),
+            lens=("name", "kind"),
+            wordings={
+                "en": "caption",
+                "described": "description",
+                "associated": "association",
+                "it": "Italian names",
+            },
+            caption_pairs=things_pairs.caption_pairs,
+            minimal_pairs=things_minimal_pairs.minimal_pairs,
+        ),
     )
 }
 

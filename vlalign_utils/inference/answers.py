@@ -43,6 +43,25 @@ def answer_mask(
     return mask.to(ids.device)
 
 
+def answer_tokens(vlm: VLM, prompt: str, with_image: bool, answers: Collection[str]) -> list[list[int]]:
+    """Token ids of each of several answers to one prompt, ends included, as `vlm.prepare` writes them.
+
+    Raises ValueError when the tokens before an answer are not those before the others.
+    """
+    said = list(answers)
+    turns = write_turns(
+        vlm.processor, [prompt] * len(said), said, with_image, end_ids(vlm.model, vlm.tokenizer)
+    )
+    places = list(_places(vlm.processor, vlm.tokenizer, turns))
+    ids, first, _ = places[0]
+    if any(own[:begins] != ids[:first] for own, begins, _ in places):
+        raise ValueError(
+            f"{type(vlm.tokenizer).__name__} writes the end of the prompt {prompt!r} otherwise before each "
+            "answer: they share no prompt"
+        )
+    return [own[begins:behind] for own, begins, behind in places]
+
+
 Place = tuple[list[int], int, int]  # ids of a text, the first of its answer, and the first behind that
 
 

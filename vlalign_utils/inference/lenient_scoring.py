@@ -1,4 +1,4 @@
-"""Scores of answers in a model's own words, by the lenient rules of public benchmarks."""
+"""Scores of answers in a model's own words, by the lenient rules of public benchmarks and to the letter."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,7 @@ from vlalign_utils.inference.scoring import Scores, evaluate
 ANSWER_TOKENS = 24  # that a short answer may take, as a sentence of its own
 
 
-def evaluate_lenient(
-    vlm: VLM, items: Sequence[Item], strict: Scores | None = None, batch_size: int = 64
-) -> Scores:
+def evaluate_lenient(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> Scores:
     """Score the model on items, as `evaluate` does, but answers as `data.lenient.is_right` does.
 
     The model answers in its own words (greedily, at most `ANSWER_TOKENS` tokens); what it then says is right
@@ -24,7 +22,6 @@ def evaluate_lenient(
     Args:
         vlm: a model with its processor.
         items: of one or more suites.
-        strict: what `evaluate` has found for the items; the others' scores are then taken from there.
         batch_size: items in one batch; one where padding would move an item's tokens.
 
     Raises ValueError, naming the first part of the model at fault, when it gives NaN or infinity.
@@ -34,19 +31,27 @@ def evaluate_lenient(
     >>> scores.correct.shape
     (4,)
     """
-    correct, prob = np.zeros(len(items)), np.zeros(len(items))
+    return evaluate_both(vlm, items, batch_size)[1]
+
+
+def evaluate_both(vlm: VLM, items: Sequence[Item], batch_size: int = 64) -> tuple[Scores, Scores]:
+    """Score the model on items by strict rules and by lenient ones, from one and the same generated answer.
+
+    By strict rules the text is the answer to the letter: what `evaluate` finds from the answer's tokens.
+    Items of the other metrics have the scores of `evaluate` in both. Arguments and errors are those of
+    `evaluate_lenient`.
+    """
+    correct, prob = np.zeros((2, len(items))), np.zeros((2, len(items)))
     own = [row for row, item in enumerate(items) if item.metric == "answer"]
     rest = [row for row, item in enumerate(items) if item.metric != "answer"]
     if own:
         asked = [items[row] for row in own]
-        said = generated(vlm, asked, ANSWER_TOKENS, batch_size)
-        correct[own] = prob[own] = [
-            is_right(text, item.answer, item.accepted, item.choices, item.prompt)
-            for text, item in zip(said, asked, strict=True)
+        said = list(zip(generated(vlm, asked, ANSWER_TOKENS, batch_size), asked, strict=True))
+        correct[0, own] = prob[0, own] = [text == item.answer for text, item in said]
+        correct[1, own] = prob[1, own] = [
+            is_right(text, item.answer, item.accepted, item.choices, item.prompt) for text, item in said
         ]
-    if rest and strict is None:
+    if rest:
         scores = evaluate(vlm, [items[row] for row in rest], batch_size)
-        correct[rest], prob[rest] = scores.correct, scores.prob
-    elif rest and strict is not None:
-        correct[rest], prob[rest] = strict.correct[rest], strict.prob[rest]
-    return Scores(correct, prob)
+        correct[:, rest], prob[:, rest] = scores.correct, scores.prob
+    return Scores(correct[0], prob[0]), Scores(correct[1], prob[1])

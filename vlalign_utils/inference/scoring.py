@@ -15,9 +15,13 @@ from vlalign_utils.data.items import Item, Metric
 from vlalign_utils.driver.finite import check_logits
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance, bootstrap_mean
+from vlalign_utils.inference import shared_prompt
 from vlalign_utils.inference.answers import answer_mask
 from vlalign_utils.inference.batching import exact_batches
 from vlalign_utils.inference.generation import generated, images_of, like_rows
+from vlalign_utils.inference.shared_prompt import Likelihoods
+
+SHARED_FROM = 4  # choices: sharing the prompt of fewer saves less than finding out whether it can be shared
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def as_batch(vlm: VLM, items: Sequence[Item], rows: Sequence[int]) -> Batch:
     inputs = vlm.prepare(prompts, images, answers)
     mask = answer_mask(vlm, inputs, prompts, images, answers)
     return Batch(list(rows), inputs, inputs["input_ids"].masked_fill(~mask, -1))
+
+
+def tokens_read(answers: Int[Tensor, "batch tokens"]) -> int:
+    """Number of last tokens that hold all answers and the token before each: no other logits are read."""
+    return answers.shape[1] - int((answers >= 0).any(0).int().argmax()) + 1
 
 
 _CAUSES = {
@@ -153,24 +162,44 @@ def _likely(
         logits = vlm.model(**batch.inputs, use_cache=False).logits
         check_logits(vlm.anatomy, batch.inputs, logits)
         # A model may put image features before the text without placeholders: answers count from the right.
-        text = logits[:, -batch.answers.shape[1] :]
-        correct[batch.rows], log_prob[batch.rows] = _read(text, batch.answers)
+        last = slice(-tokens_read(batch.answers), None)
+        correct[batch.rows], log_prob[batch.rows] = _read(logits[:, last], batch.answers[:, last])
         tokens[batch.rows] = (batch.answers[:, 1:] >= 0).sum(1).cpu().numpy()
     return correct, log_prob, tokens
 
 
 def _chosen(vlm: VLM, items: Sequence[Item], batch_size: int, by_token: bool = False) -> Scores:
     """Every choice is read as if it were the answer; the likeliest, or the likeliest by token, is chosen."""
-    options = [replace(item, answer=choice) for item in items for choice in item.choices]
-    _, log_prob, tokens = _likely(vlm, options, batch_size)
-    likely = iter(log_prob / tokens if by_token else log_prob)
     correct, prob = np.zeros(len(items)), np.zeros(len(items))
-    for row, item in enumerate(items):
-        own = np.array([next(likely) for _ in item.choices])
+    for row, (item, found) in enumerate(zip(items, _likelihoods(vlm, items, batch_size), strict=True)):
+        own = found.log_prob / found.tokens if by_token else found.log_prob
         right = item.choices.index(item.answer)
         correct[row] = own[right] > np.delete(own, right).max()
         prob[row] = softmax(own)[right]
     return Scores(correct, prob)
+
+
+def _likelihoods(vlm: VLM, items: Sequence[Item], batch_size: int) -> list[Likelihoods]:
+    """Likelihoods of every item's choices; those of many choices share its prompt where the model can."""
+    found: dict[int, Likelihoods] = {}
+    many = [row for row, item in enumerate(items) if len(item.choices) >= SHARED_FROM]
+    if many:
+        (first,) = likelihoods_apart(vlm, [items[many[0]]], batch_size)
+        if shared_prompt.agrees(vlm, items[many[0]], first):
+            shared = shared_prompt.likelihoods(vlm, [items[row] for row in many], batch_size)
+            found |= zip(many, shared, strict=True)
+    rest = [row for row in range(len(items)) if row not in found]
+    found |= zip(rest, likelihoods_apart(vlm, [items[row] for row in rest], batch_size), strict=True)
+    return [found[row] for row in range(len(items))]
+
+
+def likelihoods_apart(vlm: VLM, items: Sequence[Item], batch_size: int) -> list[Likelihoods]:
+    """Likelihoods of every item's choices, each read with a prompt and an image of its own."""
+    options = [replace(item, answer=choice) for item in items for choice in item.choices]
+    _, log_prob, tokens = _likely(vlm, options, batch_size)
+    ends = np.cumsum([len(item.choices) for item in items])
+    parts = zip(np.split(log_prob, ends), np.split(tokens, ends), strict=True)
+    return [Likelihoods(*own) for own, _ in zip(parts, items, strict=False)]  # the last part is empty
 
 
 def _described(vlm: VLM, items: Sequence[Item], batch_size: int) -> Scores:

@@ -12,15 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlalign_utils.data.items import Item
-from vlalign_utils.data.minimal_pairs import MinimalPair
-from vlalign_utils.data.render import SIDE, coverage
+from vlalign_utils.data.paired import MinimalPair
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.scoring import Batch, evaluation_batches
 from vlalign_utils.interventions.image_grid import Grid, image_grids, tokens_showing, with_neighbours
-from vlalign_utils.interventions.patching import minimal_items
 from vlalign_utils.interventions.sweep import Edits, Mask, Sweep, answered, replayed
 
 VISIBLE = 0.5  # of a pixel that a thing must cover
@@ -33,12 +31,12 @@ ABLATED = (OBJECT, BUFFER, RANDOM, NORM, RANDOM_BUFFER)
 def object_ablation(
     vlm: VLM, pairs: Sequence[MinimalPair], seed: int = 0, batch_size: int = 64, label: str = "batches"
 ) -> Sweep:
-    """Replace groups of image tokens, ABLATED, by the mean image token, on the scenes answered correctly.
+    """Replace groups of image tokens, ABLATED, by the mean image token, on the items answered correctly.
 
-    "object" are the tokens whose cell holds a pixel of the thing that `scene` is asked about. The controls
+    "object" are the tokens whose cell holds a pixel of the thing that an item is asked about. The controls
     show nothing of it: random tokens, and those of the largest norm as they enter layer 0, which act as
     registers. Each group is as large as the object, or takes all there are; the other two are the object
-    with all neighbouring tokens, and as many random ones. Means are over all the pairs' scenes. The sweep
+    with all neighbouring tokens, and as many random ones. Means are over all the pairs' items. The sweep
     has one window, of the slots that are patched: 0, and where the model adds to the image tokens between
     its first layers (DeepStack) also those up to where it no longer does, each with the mean there.
     Raises NoGridError where image tokens form no square grids, and ValueError where the stream is never all
@@ -47,11 +45,11 @@ def object_ablation(
     whole = vlm.capabilities().whole_from
     if whole > vlm.n_layers:
         vlm.capabilities().require("whole_state")
-    grids = image_grids(vlm, SIDE)
-    items, _ = minimal_items(pairs)
+    items = [pair.item for pair in pairs]
+    grids = image_grids(vlm, len(pairs[0].covered))
     means = mean_image_states(vlm, items, whole, batch_size)
     rows = answered(vlm, items, batch_size=batch_size)
-    shown = [tokens_showing(coverage(pairs[r].scene)[pairs[r].thing] >= VISIBLE, grids) for r in rows]
+    shown = [tokens_showing(pairs[row].covered >= VISIBLE, grids) for row in rows]
 
     def edits(run: Run, batch: Batch) -> Edits:
         image = _showing(vlm, run)

@@ -12,9 +12,6 @@ import torch
 from PIL import Image
 
 from vlalign_utils.data.items import Item
-from vlalign_utils.data.kinds import KINDS
-from vlalign_utils.data.minimal_pairs import MinimalPair
-from vlalign_utils.data.suites.about import item_of
 from vlalign_utils.driver.edits import Patch
 from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
@@ -82,15 +79,6 @@ def _patches(
         }
 
     return edits
-
-
-def minimal_items(pairs: Sequence[MinimalPair]) -> tuple[list[Item], list[Item]]:
-    """Items of minimal pairs and, as donors, the same questions about the other images."""
-    kind = KINDS["scenes"]
-    return (
-        [item_of(kind, pair.scene, pair.question) for pair in pairs],
-        [item_of(kind, pair.other, pair.other_question) for pair in pairs],
-    )
 
 
 @dataclass(frozen=True)

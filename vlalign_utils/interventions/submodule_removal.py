@@ -69,14 +69,20 @@ SIDES = ("images", "captions")
 
 
 def compression_sweep(
-    vlm: VLM, items: Sequence[Item], width: int, batch_size: int = 64, label: str = "windows"
+    vlm: VLM,
+    items: Sequence[Item],
+    width: int,
+    batch_size: int = 64,
+    label: str = "windows",
+    *,
+    stride: int = 1,
 ) -> dict[str, Sweep]:
-    """Remove each of PARTS from each window of `width` layers, asked about images and captions.
+    """Remove each of PARTS from windows of `width` layers, `stride` apart, asked about images and captions.
 
     On the items answered correctly both ways, in one order: the two sweeps, named as in SIDES, are paired.
     Raises ValueError as `submodules` does, and when no item is answered both ways.
     """
-    spans = windows(vlm.n_layers, width)
+    spans = windows(vlm.n_layers, width, stride)
     for layer in vlm.layers:
         submodules(layer)
     captioned = [item.caption_version() for item in items]

@@ -19,7 +19,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import token_groups
 from vlalign_utils.inference.progress import progress
-from vlalign_utils.inference.scoring import Batch, answer_scores, evaluate, evaluation_batches
+from vlalign_utils.inference.scoring import Batch, answer_scores, evaluate, evaluation_batches, tokens_read
 from vlalign_utils.inference.token_groups import Tokens
 
 Mask = Bool[Tensor, "batch tokens"]
@@ -75,14 +75,17 @@ def _last(tokens: Tokens) -> Mask:
     return token_groups.GROUPS["last"](tokens) | tokens.answer
 
 
-def windows(n_layers: int, width: int) -> list[Span]:
-    """All windows (first, last) of `width` layers, inclusive.
+def windows(n_layers: int, width: int, stride: int = 1) -> list[Span]:
+    """Windows (first, last) of `width` layers, inclusive: every `stride`-th one, and the one at the end.
 
-    Raises ValueError unless 1 <= width <= n_layers.
+    Raises ValueError unless 1 <= width <= n_layers and 1 <= stride <= width: each layer is in a window.
     """
     if not 1 <= width <= n_layers:
         raise ValueError(f"a window of {width} layers does not fit in a model of {n_layers}")
-    return [(first, first + width - 1) for first in range(n_layers - width + 1)]
+    if not 1 <= stride <= width:
+        raise ValueError(f"windows of {width} layers that are {stride} apart: the stride is 1 to the width")
+    last = n_layers - width
+    return [(first, first + width - 1) for first in dict.fromkeys((*range(0, last, stride), last))]
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,7 @@ def replayed(
         sets = [by_name[name][column] for name in names for column in range(len(spans))]
         cells = [(name, column) for name in names for column in range(len(spans))]
         vlm.capabilities().require(*sorted({NEEDS[type(e)] for own in sets for e in own if type(e) in NEEDS}))
-        # Only the answer's tokens and the one before them are read.
-        keep = batch.answers.shape[1] - int((batch.answers >= 0).any(0).int().argmax()) + 1
+        keep = tokens_read(batch.answers)
         answers = batch.answers[:, -keep:]
         scores = answer_scores(run.logits[:, -keep:], answers)
         clean[batch.rows], solved[batch.rows] = scores.prob, scores.correct

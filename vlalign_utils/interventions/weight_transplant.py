@@ -52,13 +52,17 @@ def _copy(held: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None
         value.copy_(given[name])
 
 
-def layer_sets(n_layers: int, width: int) -> dict[str, list[Layers]]:
-    """Sets of layers by how they are chosen; the cumulative ones begin with none and end with all."""
+def layer_sets(n_layers: int, width: int, stride: int = 1) -> dict[str, list[Layers]]:
+    """Sets of layers by how they are chosen; the cumulative ones begin with none and end with all.
+
+    Windows are `stride` layers apart, and so many are added to the cumulative sets at a time.
+    """
     every = tuple(range(n_layers))
+    counts = [*range(0, n_layers, stride), n_layers]
     return {
-        "cumulative from the bottom": [every[:count] for count in range(n_layers + 1)],
-        "cumulative from the top": [every[n_layers - count :] for count in range(n_layers + 1)],
-        "window": [every[first : last + 1] for first, last in windows(n_layers, width)],
+        "cumulative from the bottom": [every[:count] for count in counts],
+        "cumulative from the top": [every[n_layers - count :] for count in counts],
+        "window": [every[first : last + 1] for first, last in windows(n_layers, width, stride)],
         "single layer": [(k,) for k in every],
     }
 

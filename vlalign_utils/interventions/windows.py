@@ -84,13 +84,15 @@ def sweep(
     seed: int = 0,
     batch_size: int = 64,
     label: str = "batches",
+    *,
+    stride: int = 1,
 ) -> Sweep:
-    """Apply each intervention to each window of `width` layers, on the items answered correctly.
+    """Apply each intervention to windows of `width` layers, `stride` apart, on the items answered correctly.
 
     Raises ValueError when the model does not allow an intervention, as its trial found, when no item is
     answered correctly, and when one is scored otherwise than by its answer.
     """
-    spans = windows(vlm.n_layers, width)
+    spans = windows(vlm.n_layers, width, stride)
     kept = [items[row] for row in answered(vlm, items, batch_size=batch_size)]
 
     def edits(run: Run, batch: Batch) -> Edits:

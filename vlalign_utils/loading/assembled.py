@@ -49,11 +49,6 @@ def plain_folder(stage: Path) -> Path:
         WriteError: when the cache cannot be written.
     """
     made_of = read_stage(stage)
-    digest = hashlib.sha256(f"{FORMAT} {made_of.model_dump_json()}".encode())
-    for name in SETTINGS:
-        digest.update(sha256(stage / name).encode())
-    for source in made_of.parts.values():
-        digest.update(find_part(source.part).identity.encode())
 
     def build(folder: Path) -> None:
         LOG.info("%s is assembled once, into %s", stage, CACHE)
@@ -64,8 +59,22 @@ def plain_folder(stage: Path) -> Path:
         weights = assemble(AutoConfig.from_pretrained(stage), made_of, stage)
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
-    name = "-".join((*stage.resolve().parts[-2:], digest.hexdigest()[:8]))
+    name = "-".join((*stage.resolve().parts[-2:], identity(stage)[:8]))
     return cached_folder(CACHE / name, build)
+
+
+def identity(stage: Path) -> str:
+    """SHA-256 of everything that decides the model of a stage; no part need be installed.
+
+    Raises ValueError for a file that is missing or damaged.
+    """
+    made_of = read_stage(stage)
+    digest = hashlib.sha256(f"{FORMAT} {made_of.model_dump_json()}".encode())
+    for name in SETTINGS:
+        digest.update(sha256(stage / name).encode())
+    for source in made_of.parts.values():
+        digest.update(find_part(source.part).identity.encode())
+    return digest.hexdigest()
 
 
 def assemble(config: Any, stage: Stage, folder: Path) -> dict[str, Tensor]:

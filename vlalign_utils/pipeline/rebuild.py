@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from types import FrameType
 
 import typer
 
+from vlalign_utils.evidence.findings import counted
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
-from vlalign_utils.pipeline.registry import COMPARISON
-from vlalign_utils.pipeline.staleness import fresh, pages_current, runs
+from vlalign_utils.pipeline.registry import COMPARISON, Registry
+from vlalign_utils.pipeline.staleness import fresh, outdated, pages_current, runs
 
 HOUSEKEEPING = (
     "Assuming unrestricted",
@@ -50,7 +53,10 @@ def rebuild(archs: str = "", cores: int = 2) -> None:
     except BlockingIOError:
         typer.echo("Another make book is at work in this folder; waiting for it to finish.")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    todo = [run for run in runs(archs) if not (ROOT / run).is_file()]
+    wanted = runs(archs)
+    todo = [run for run in wanted if not (ROOT / run).is_file()]
+    for line in left_as_they_are(outdated(), registry.load(), archs):
+        typer.echo(line)
     if not todo and fresh(registry.load().comparison, COMPARISON) and pages_current():
         return
     for step in (ROOT / ".cache" / "steps").glob("*"):
@@ -64,6 +70,21 @@ def rebuild(archs: str = "", cores: int = 2) -> None:
     command += ["--config", f"archs={archs}"] if archs else []
     if show(command, lock):
         raise RebuildError("the book was not rebuilt; the lines above say what failed.")
+
+
+def left_as_they_are(earlier: Sequence[tuple[str, str]], entries: Registry, archs: str) -> list[str]:
+    """A line for each architecture of which chapters of an earlier state are shown and not executed.
+
+    `earlier` are the architecture and notebook of all chapters of an earlier state, `archs` what is executed.
+    """
+    executed = {entry.name for entry in entries.select(archs)}
+    executed |= {name for name, entry in entries.architectures.items() if entry.laboratory}
+    counts = Counter(arch for arch, _ in earlier if arch not in executed)
+    return [
+        f"Shown as an earlier state of code or model gave it: {counted(n, 'chapter')} of {arch}; "
+        f"make book ARCHS={arch} executes it again"
+        for arch, n in counts.items()
+    ]
 
 
 def show(command: list[str], lock: int) -> int:

@@ -48,6 +48,11 @@ class Architecture(Strict):
     repeats: str | None = None  # the entry whose recipe this one ran again from another seed
     cell_timeout: int | None = Field(default=None, ge=1)
 
+    @property
+    def laboratory(self) -> bool:
+        """Whether it is a model of this project's drawn world: small, and trained from its first weight."""
+        return self.world == DRAWN and self.model.startswith("zoo/")
+
     @model_validator(mode="after")
     def _known(self) -> "Architecture":
         if self.name == COMPARISON:
@@ -91,12 +96,12 @@ class Registry(Strict):
         return self.architectures[name]
 
     def select(self, names: str = "") -> list[Architecture]:
-        """Entries of a comma list; "all" for every one, "" for the first."""
+        """Entries of a comma list; "all" for every one, "" for the first laboratory model, else the first."""
+        every = list(self.architectures.values())
         if names == "all":
-            return list(self.architectures.values())
-        wanted = [name.strip() for name in names.split(",") if name.strip()] or [
-            next(iter(self.architectures))
-        ]
+            return every
+        quick = [entry for entry in every if entry.laboratory] or every
+        wanted = [name.strip() for name in names.split(",") if name.strip()] or [quick[0].name]
         return [self.architecture(name) for name in dict.fromkeys(wanted)]
 
 

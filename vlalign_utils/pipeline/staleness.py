@@ -97,13 +97,17 @@ def fresh(notebook: str, arch: str, root: Path = ROOT) -> bool:
 def runs(archs: str = "", root: Path = ROOT) -> list[str]:
     """Markers, relative to the root, that must exist before the book can be built.
 
-    Every notebook of the selected architectures; of the others, those the book no longer holds for their
-    inputs. A marker whose result has since been lost or replaced is removed here, so that it is made again.
+    Every notebook of the selected architectures; of the other laboratory models, those the book no longer
+    holds for their inputs. Larger models are never run unasked: `outdated` says which of their chapters are
+    of an earlier state. A marker whose result has since been lost or replaced is removed here, so that it is
+    made again.
     """
     entries = registry.load(root)
     selected = entries.select(archs)
     wanted = []
     for entry in entries.architectures.values():
+        if not entry.laboratory and entry not in selected:
+            continue
         for notebook in entry.notebooks:
             inputs = plan(notebook, entry.name, {}, False, root)[1]
             path = marker(root, entry.name, notebook, inputs)
@@ -115,6 +119,17 @@ def runs(archs: str = "", root: Path = ROOT) -> list[str]:
     return wanted
 
 
+def outdated(root: Path = ROOT) -> list[tuple[str, str]]:
+    """Architecture and notebook of the chapters that the book holds for other inputs than today's."""
+    found = []
+    for entry in registry.load(root).architectures.values():
+        for notebook in entry.notebooks:
+            results = published(notebook, entry.name, root)
+            if results and results.input_hash != plan(notebook, entry.name, {}, False, root)[1]:
+                found.append((entry.name, notebook))
+    return found
+
+
 def page_hash(root: Path = ROOT) -> str:
     """Hash of everything the pages are made from; model weights count through the results.
 
@@ -124,6 +139,7 @@ def page_hash(root: Path = ROOT) -> str:
     results, unused = root / "book" / "results", (".safetensors", ".pyc")
     files = {p for p in found if p.is_file() and p.suffix not in unused and p.parent != results}
     lines = [f"{p.relative_to(root)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in sorted(files)]
+    lines += [f"{arch} {notebook} is outdated" for arch, notebook in outdated(root)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -6,8 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlalign_utils.data.items import Item
-from vlalign_utils.data.suites import SUITES
-from vlalign_utils.data.worlds import load_suite
+from vlalign_utils.data.worlds import WORLDS, load_suite
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 from vlalign_utils.inference import scoring
@@ -22,7 +21,7 @@ TIMED_BATCHES = 6  # of each of the fine-tunes that are timed
 class Protocol:
     """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held-out, for each suite.
 
-    In each of `rounds` all strategies take turns at being timed.
+    In each of `rounds` all strategies take turns at being timed. `world` is the one whose suites are asked.
     """
 
     band: tuple[int, int]
@@ -36,6 +35,7 @@ class Protocol:
     rank: int
     singles: bool
     rounds: int
+    world: str = "drawn"
 
     def __post_init__(self) -> None:
         """Raise ValueError for a size below one, or without a learning rate."""
@@ -56,8 +56,11 @@ class Protocol:
         return min(TIMED_BATCHES, self.batches)
 
 
-def protocol_of(params: Mapping[str, Any]) -> Protocol:
-    """The protocol in a notebook's parameters. Raises ValueError naming a parameter that is not possible."""
+def protocol_of(params: Mapping[str, Any], world: str = "drawn") -> Protocol:
+    """The protocol in a notebook's parameters, with a world's suites.
+
+    Raises ValueError naming a parameter that is not possible.
+    """
     if len(params["band"]) != 2:
         raise ValueError(f"band is {params['band']!r}, expected [first layer, layer after the last]")
     sizes = {
@@ -65,14 +68,13 @@ def protocol_of(params: Mapping[str, Any]) -> Protocol:
         for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items", "rounds")
     }
     first, stop = params["band"]
-    return Protocol(
-        (first, stop), **sizes, rates=tuple(params["rates"]), rank=params["rank"], singles=params["singles"]
-    )
+    rates, rank, singles = tuple(params["rates"]), params["rank"], params["singles"]
+    return Protocol((first, stop), **sizes, rates=rates, rank=rank, singles=singles, world=world)
 
 
-def vision_suites() -> list[str]:
-    """Suites about what an image shows."""
-    return [name for name, suite in SUITES.items() if suite.vision_centric]
+def vision_suites(world: str = "drawn") -> list[str]:
+    """Suites of a world about what an image shows."""
+    return [name for name, suite in WORLDS[world].suites.items() if suite.vision_centric]
 
 
 @lru_cache(maxsize=1)  # strategy after strategy is given the same, and rendering images takes its time
@@ -93,7 +95,8 @@ def trial_batches(vlm: VLM, protocol: Protocol) -> tuple[Sequence[Batch], Sequen
 
 
 def _questions(protocol: Protocol, seed: int, n_batches: int) -> list[Item]:
-    share = -(-n_batches * protocol.batch_size // len(vision_suites()))
-    items = [item for name in vision_suites() for item in load_suite(name, share, seed, split="train")]
+    asked, world = vision_suites(protocol.world), protocol.world
+    share = -(-n_batches * protocol.batch_size // len(asked))
+    items = [item for name in asked for item in load_suite(name, share, seed, "train", world)]
     order = rng(seed, "lessons").permutation(len(items))[: n_batches * protocol.batch_size]
     return [items[i] for i in order]

@@ -61,9 +61,10 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     weights from before tuning.
     """
     start = {"weights": weights_identity(vlm.model)}
-    evaluation = {name: load_suite(name, protocol.items) for name in vision_suites()}
-    evaluation["text"] = load_suite("text", 2 * protocol.items)
-    asked = {"items": protocol.items, "suites": vision_suites()}
+    seeing, world = vision_suites(protocol.world), protocol.world
+    evaluation = {name: load_suite(name, protocol.items, world=world) for name in seeing}
+    evaluation["text"] = load_suite("text", 2 * protocol.items, world=world)
+    asked = {"items": protocol.items, "suites": seeing}
     sizes = {"batch_size": protocol.batch_size, **asked}
 
     def say(record: Record) -> Record:
@@ -73,9 +74,8 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
         return record
 
     def measured() -> Record:
-        items = [
-            item for name in vision_suites() for item in load_suite(name, protocol.items, TRIAL_SEED, "train")
-        ]
+        drawn = (load_suite(name, protocol.items, TRIAL_SEED, "train", world) for name in seeing)
+        items = [item for suite in drawn for item in suite]
         sets = [(k,) for k in range(vlm.n_layers)]
         with redirect_stdout(StringIO()):  # a chapter prints the same whether this is on record or not
             moved = transplant_sweep(tuned, vlm, items, sets)

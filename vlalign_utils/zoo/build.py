@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from vlalign_utils.data.kinds import KINDS
 from vlalign_utils.data.render import digit_items
@@ -13,7 +14,8 @@ from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, save
-from vlalign_utils.zoo.parts_build import build_from_parts
+from vlalign_utils.zoo.chain_scores import score_chain
+from vlalign_utils.zoo.parts_build import build_from_parts, complete
 from vlalign_utils.zoo.parts_recipe import PartsRecipe
 from vlalign_utils.zoo.recipe import STAGES, Recipe, read_any_recipe
 from vlalign_utils.zoo.records import device_name, stage_record, versions
@@ -25,14 +27,22 @@ ITEMS = 400  # per suite and stage, in the record: no handwriting is shown twice
 
 
 def build(chain: str, device: str = "cpu") -> Path:
-    """Train `chain` (or resume, or find it complete) and return its folder.
+    """Train `chain` (or resume, or find it complete), score its stages and return its folder.
 
     Checkpoints live in .cache/zoo/<chain>/<recipe>/; a chain whose record names this recipe is complete.
     """
     recipe = read_any_recipe(ROOT / "zoo" / "recipes" / f"{chain}.yml")
-    if isinstance(recipe, PartsRecipe):
-        return build_from_parts(chain, recipe, device)
     folder = ROOT / "zoo" / chain
+    if isinstance(recipe, PartsRecipe):
+        if complete(folder, recipe):
+            print(
+                f"zoo/{chain} is complete for its recipe; to train it again, delete it and .cache/zoo/{chain}"
+            )
+        else:
+            build_from_parts(chain, recipe, device)
+        if PartialState().is_main_process:
+            score_chain(folder, "things", device)
+        return folder
     # Named after the recipe: what another recipe has trained is never taken for this one's.
     trained_for = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
     cache = ROOT / ".cache" / "zoo" / chain / trained_for

@@ -54,4 +54,4 @@ def centred(layer: nn.Linear, mean: Float[Tensor, " features"]) -> Iterator[None
 
 @torch.no_grad()
 def _shift(layer: nn.Linear, mean: Tensor) -> None:
-    layer.bias += layer.weight @ mean.to(layer.weight)
+    layer.bias.add_(layer.weight @ mean.to(layer.weight))

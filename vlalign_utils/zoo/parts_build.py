@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.results import tidy_json
 from vlalign_utils.loading.load import load_vlm
-from vlalign_utils.loading.stage_file import write_stage
+from vlalign_utils.loading.parts import LANGUAGE_MODEL, published_file
+from vlalign_utils.loading.rounding import rounding
+from vlalign_utils.loading.stage_file import read_stage, write_stage
 from vlalign_utils.paths import ROOT, atomic_file, sha256, write_atomic
 from vlalign_utils.tuning.train_loop import History, Schedule
 from vlalign_utils.zoo.fast_vlm import fast_vlm
@@ -28,6 +30,7 @@ from vlalign_utils.zoo.things_data import captioned, questioned
 from vlalign_utils.zoo.tower_scores import tower_embedding, tower_scores
 from vlalign_utils.zoo.tower_stage import grid, train_tower
 
+RECORD = "record.json"
 TOWER = "tower.safetensors"
 TOWER_SCORES = "tower_scores.json"
 CONNECTOR = "connector.safetensors"
@@ -46,7 +49,7 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     other = recipe.teacher if recipe.tower == chain else recipe.tower
     if other and not (missing := ROOT / "zoo" / other / TOWER).is_file():
         raise ValueError(f"{missing} is missing: train it first, with make zoo CHAIN={other}")
-    if recipe.tower == chain:
+    if recipe.tower == chain and not trained(folder, recipe, "vision"):
         _vision(chain, recipe, shell, processor, device)
     accelerator = start(device)
     model = fresh_model(recipe.seed, torch.bfloat16, [tower], shell)
@@ -58,17 +61,20 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
         write_stage(folder / "base", **own, seed=recipe.seed)
     where = {"seed": recipe.seed, "accelerator": accelerator}
     schedules = recipe.stages
-    history, connector = train_connector(
-        vlm,
-        partial(captioned, side=recipe.side),
-        schedules.aligned,
-        **where,
-        checkpoint=checkpoint(chain, recipe, "aligned"),
-    )
+    if trained(folder, recipe, "aligned"):
+        connector = load_file(folder / "aligned" / CONNECTOR)
+    else:
+        history, connector = train_connector(
+            vlm,
+            partial(captioned, side=recipe.side),
+            schedules.aligned,
+            **where,
+            checkpoint=checkpoint(chain, recipe, "aligned"),
+        )
+        if accelerator.is_main_process:
+            write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
+            _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     _place(model, connector)
-    if accelerator.is_main_process:
-        write_stage(folder / "aligned", **own, weights={CONNECTOR: connector})
-        _record(folder, recipe, "aligned", schedules.aligned, history, connector, accelerator)
     history, connector, lora = train_answers(
         vlm,
         partial(questioned, side=recipe.side),
@@ -86,12 +92,37 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
 
 
 def checkpoint(chain: str, recipe: PartsRecipe, stage: str) -> Path:
-    """A stage's checkpoint, named after what of the recipe decides the stage: later stages do not."""
+    """A stage's checkpoint, named after what of the recipe decides the stage."""
+    return ROOT / ".cache" / "zoo" / chain / f"{stage}-{decided_by(recipe, stage)}.ckpt"
+
+
+def decided_by(recipe: PartsRecipe, stage: str) -> str:
+    """Hash of what of the recipe decides a stage: later stages do not."""
     stages = list(type(recipe.stages).model_fields)
     later = set(stages[stages.index(stage) + 1 :])
     decides = recipe.model_dump_json(exclude={"stages": later} | ({} if stage == "tuned" else {"rank": True}))
-    name = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    return ROOT / ".cache" / "zoo" / chain / f"{stage}-{name}.ckpt"
+    return hashlib.sha256(decides.encode()).hexdigest()[:12]
+
+
+def complete(folder: Path, recipe: PartsRecipe) -> bool:
+    """Whether a chain's folder holds every stage, trained by this recipe and undamaged."""
+    stages = [s for s in type(recipe.stages).model_fields if s != "vision" or recipe.tower == folder.name]
+    return all(trained(folder, recipe, stage) for stage in stages)
+
+
+def trained(folder: Path, recipe: PartsRecipe, stage: str) -> bool:
+    """Whether a chain's folder holds a stage, trained by this recipe and undamaged."""
+    path = folder / RECORD
+    if not path.is_file():
+        return False
+    if json.loads(path.read_bytes())["stages"].get(stage, {}).get("recipe") != decided_by(recipe, stage):
+        return False
+    try:
+        # Every stage holds the hash of the tower.
+        read_stage(folder / ("base" if stage == "vision" else stage))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _vision(chain: str, recipe: PartsRecipe, shell: PartsShell, processor: Any, device: str) -> None:
@@ -137,14 +168,14 @@ def _set_attention(model: Any, accelerator: Accelerator) -> None:
 
 def _score_tower(recipe: PartsRecipe, shell: PartsShell, processor: Any, tower: Path) -> None:
     """Note beside a tower what it tells apart, and what it did before it was trained."""
-    path, trained = tower.with_name(TOWER_SCORES), sha256(tower)
-    if path.is_file() and json.loads(path.read_bytes())["tower"] == trained:
+    path, digest = tower.with_name(TOWER_SCORES), sha256(tower)
+    if path.is_file() and json.loads(path.read_bytes())["tower"] == digest:
         return
     scores = {}
     for name, weights in (("before", []), ("after", [tower])):
         seeing = VLM(fresh_model(recipe.seed, weights=weights, shell=shell), processor)
         scores[name] = tower_scores(tower_embedding(seeing), recipe.side)
-    write_atomic(path, tidy_json({"tower": trained, **scores}))
+    write_atomic(path, tidy_json({"tower": digest, **scores}))
 
 
 def _record(
@@ -157,20 +188,28 @@ def _record(
     accelerator: Accelerator,
 ) -> None:
     """Note in the chain's record how a stage was trained; what it says of others stays."""
-    path = folder / "record.json"
-    stages = json.loads(path.read_bytes())["stages"] if path.is_file() else {}
-    trained = sum(value.numel() for value in weights.values())
-    stages[stage] = stage_record(schedule, history, trained) | {
+    path = folder / RECORD
+    before = json.loads(path.read_bytes()) if path.is_file() else {}
+    stages = before.get("stages", {})
+    size = sum(value.numel() for value in weights.values())
+    stages[stage] = stage_record(schedule, history, size) | {
         "device": device_name(accelerator),
         "versions": versions(),
+        "recipe": decided_by(recipe, stage),
     }
     record = {
         "chain": folder.name,
         "seed": recipe.seed,
         "recipe": recipe.model_dump(),
         "stages": stages,
+        "rounding": before.get("rounding") or _rounding(),
     }
     write_atomic(path, tidy_json(record))
+
+
+def _rounding() -> dict[str, float]:
+    found = rounding(published_file(LANGUAGE_MODEL))
+    return {name: round(value, 4) for name, value in found._asdict().items()}
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def _adamw(
     slow: set[int], trained: dict[str, nn.Parameter], schedule: Schedule
 ) -> list[torch.optim.Optimizer]:
     """AdamW; parameters with the ids in `slow` are trained at `LATER_RATE`."""
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained.values() if id(p) not in slow]},
         {"params": [p for p in trained.values() if id(p) in slow], "times": LATER_RATE},
     ]

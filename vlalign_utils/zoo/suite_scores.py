@@ -40,11 +40,10 @@ def suite_scores(
     for name in suites if names is None else names:
         groups = suites[name].groups if name in suites else ()
         items = load_suite(name, n * max(1, len(groups)), seed=EVALUATION_SEED, world=world)
-        strict = scoring.evaluate(vlm, items, batch_size)
         if not lenient:
-            found[name] = summary(strict, items)
+            found[name] = summary(scoring.evaluate(vlm, items, batch_size), items)
             continue
-        scores = lenient_scoring.evaluate_lenient(vlm, items, strict, batch_size)
+        strict, scores = lenient_scoring.evaluate_both(vlm, items, batch_size)
         found[name] = _both(scores, strict, items, range(len(items)))
         found[name]["groups"] = {
             group: _both(scores, strict, items, [i for i, item in enumerate(items) if item.group == group])

@@ -1,11 +1,13 @@
 """Model cards: one generated page per architecture. Every number comes from the chain's record.json."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlalign_utils.book.pages.markdown import code, interval, number, table, text
 from vlalign_utils.evidence import plots
@@ -14,6 +16,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture
 from vlalign_utils.zoo.bars import MEAN, VISION_CENTRIC, bar, mean_of_seeing
 
+CARD = "README.md"
 YES_NO = {True: "yes", False: "**no**"}
 TRAINS = {
     "vision": "vision tower, by naming what parts of images show",
@@ -25,6 +28,12 @@ TRAINS = {
 
 class _Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Made(_Lenient):
+    """What tells whether a chain was trained from scratch: the recipe of one from parts names a tower."""
+
+    recipe: dict[str, Any] = Field(default_factory=dict)
 
 
 class Score(_Lenient):
@@ -62,11 +71,16 @@ class Record(_Lenient):
 
 
 def read_record(path: Path) -> Record | None:
-    """The record, or None for a model that was not trained here. Raises ResultsError naming the field."""
+    """The record, or None for a model that was not trained from scratch here.
+
+    Raises ResultsError naming the field.
+    """
     if not path.is_file():
         return None
+    written = path.read_text(encoding="utf-8")
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        of_parts = "tower" in _Made.model_validate_json(written).recipe
+        return None if of_parts else Record.model_validate_json(written)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -75,12 +89,18 @@ def read_record(path: Path) -> Record | None:
 
 def write(arch: Architecture, folder: Path, root: Path) -> None:
     """Write `<arch>.md` and its figure into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = root / arch.model / CARD
     record = read_record(root / arch.model / "record.json")
     lines = [f"# {text(arch.title)}: model card", text(arch.description), f"Loaded from {text(arch.model)}."]
-    if record is None:
+    if own.is_file():  # written with the model, its heading first
+        stages = {name: Stage.model_validate(one) for name, one in _stages(root / arch.model).items()}
+        curves(stages, folder / f"{arch.name}-training.svg")
+        lines += [f"```{{include}} /{arch.model}/{CARD}\n:start-after: -->\n```", _curves(arch, stages)]
+    elif record is None:
         lines.append("This model was not trained by this project; its training is not on record here.")
     else:
-        curves(record, folder / f"{arch.name}-training.svg")
+        curves(record.stages, folder / f"{arch.name}-training.svg")
         lines += _scores(record) + _training(arch, record)
     write_atomic(folder / f"{arch.name}.md", "\n\n".join(lines) + "\n")
 
@@ -122,14 +142,12 @@ def _training(arch: Architecture, record: Record) -> list[str]:
     ]
     columns = ["stage", "what learns", "steps", "examples", "batch", "parameters", "minutes"]
     data = [[text(name.replace("_", " ")), number(size)] for name, size in record.data.items()]
-    names = ", ".join(map(text, record.stages))
     return [
         "## How it was trained",
         f"From scratch, with seed {record.seed}, one stage after the other, by "
         f"{code(f'make zoo CHAIN={Path(arch.model).name}')}, on {text(record.device)}.",
         table(columns, "llrrrrr", trained),
-        f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; "
-        "every curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::",
+        _curves(arch, record.stages),
         "## Data sizes",
         table(["what", "number"], "lr", data),
         "## Versions",
@@ -137,12 +155,27 @@ def _training(arch: Architecture, record: Record) -> list[str]:
     ]
 
 
-def curves(record: Record, path: Path) -> None:
+def _stages(folder: Path) -> dict[str, Any]:
+    """Records of the stages of a chain from parts."""
+    stages: dict[str, Any] = json.loads((folder / "record.json").read_bytes())["stages"]
+    return stages
+
+
+def _curves(arch: Architecture, stages: Mapping[str, Stage]) -> str:
+    """The figure of training curves."""
+    names = ", ".join(map(text, stages))
+    return (
+        f":::{{figure}} {arch.name}-training.svg\n:alt: Loss against step for the stages {names}; every "
+        "curve is drawn on its own axes.\n\nTraining loss of each stage, averaged between points.\n:::"
+    )
+
+
+def curves(stages: Mapping[str, Stage], path: Path) -> None:
     """Draw the training curves, one panel per stage, two side by side so that a phone shows them too."""
-    figure, axes = plots.figure(columns=2, rows=-(-len(record.stages) // 2), height=2.3)
-    for unused in axes[len(record.stages) :]:
+    figure, axes = plots.figure(columns=2, rows=-(-len(stages) // 2), height=2.3)
+    for unused in axes[len(stages) :]:
         unused.remove()
-    for ax, (name, stage) in zip(axes, record.stages.items(), strict=False):
+    for ax, (name, stage) in zip(axes, stages.items(), strict=False):
         steps, losses = zip(*stage.curve, strict=True)
         ax.plot(steps, losses, color=plots.look(name).colour)
         ax.set_title(name, parse_math=False)

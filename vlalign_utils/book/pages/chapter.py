@@ -3,16 +3,27 @@
 Both are set while the pages are built, so that a new title needs no chapter to be run again.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from nbformat import NotebookNode
 
+from vlalign_utils.book import toc
 from vlalign_utils.book.pages import scale
 from vlalign_utils.book.pages.markdown import text
 from vlalign_utils.evidence.results import read
+from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 SHOWN = "parameters"  # the tag of the one code cell that is not folded
+OUTDATED = "outdated.json"
+EARLIER = """:::{{admonition}} Of an earlier state
+:class: warning
+
+Code, parameters or model have changed since this chapter was executed. `make book ARCHS={arch}` executes
+it again.
+:::"""
 
 
 def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path) -> None:
@@ -21,6 +32,7 @@ def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path
     Raises ResultsError when its results are missing or malformed, RegistryError for an unknown architecture.
     """
     arch = PurePosixPath(document).parent.name
+    earlier = EARLIER.format(arch=arch) if document in outdated(root) else ""
     findings = read(root / f"{document}.json").findings
     if arch == COMPARISON:
         title, measured_on = "", scale.about_all(entries, root)
@@ -28,18 +40,33 @@ def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path
         entry = entries.architecture(arch)
         title, measured_on = entry.title, scale.about_one(entry, root)
     opening = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
-    opening.source = _opened(opening.source, title, findings, measured_on)
+    opening.source = _opened(opening.source, title, findings, measured_on, earlier)
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code" and SHOWN not in tags:
             tags.append("hide-input")
 
 
-def _opened(source: str, title: str, findings: list[str], measured_on: str) -> str:
-    """The first cell: heading with the model's name, findings in a box, then what the cell said."""
+def note_outdated(chapters: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Note in the folder of generated pages which chapters, by architecture and notebook, are of before."""
+    documents = [toc.chapter(arch, notebook) for arch, notebook in chapters]
+    write_atomic(folder / OUTDATED, json.dumps(documents))
+
+
+def outdated(root: Path) -> list[str]:
+    """Documents of the chapters of an earlier state, as the build has noted them."""
+    documents: list[str] = json.loads((root / toc.GENERATED / OUTDATED).read_bytes())
+    return documents
+
+
+def _opened(source: str, title: str, findings: list[str], measured_on: str, earlier: str) -> str:
+    """The first cell: heading with the model's name, findings in a box, then what the cell said.
+
+    `earlier` is said below the heading.
+    """
     heading, _, rest = source.partition("\n")
     named = f"{heading}: {text(title)}" if title else heading
-    return "\n\n".join([named, box(findings, measured_on), rest.strip()])
+    return "\n\n".join(part for part in (named, earlier, box(findings, measured_on), rest.strip()) if part)
 
 
 def box(findings: list[str], measured_on: str) -> str:

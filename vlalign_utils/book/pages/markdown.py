@@ -12,9 +12,17 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|$~^:@%])")
 class Interval(Protocol):
     """A number with its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    @property
+    def value(self) -> float:
+        """The number."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of its interval."""
+
+    @property
+    def high(self) -> float:
+        """Upper end of its interval."""
 
 
 def text(value: object) -> str:

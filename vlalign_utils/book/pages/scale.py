@@ -18,27 +18,39 @@ from vlalign_utils.pipeline.registry import Architecture, Registry
 DEPTHS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")  # an encoder-decoder has several
 LARGE = 10**9  # weights; what is found in a smaller model need not hold from here on
 TRAINED = "trained from scratch by this project"
+JOINED = "pretrained parts that this project joined and tuned"
 
 
 class Scale(NamedTuple):
-    """Size of one model, and whether this project trained it from its first weight."""
+    """Size of one model, and whether this project trained it from its first weight, or joined its parts."""
 
     weights: int
     layers: int
     tokens: int
-    trained: bool
+    trained: bool = False
+    joined: bool = False
 
 
 def of(arch: Architecture, root: Path) -> Scale | None:
     """The scale of an architecture's last stage; None for a model that is on the hub and not in a folder.
 
-    A stage that is kept as what was trained is counted by its configuration: pages need no pretrained part.
     Raises ValueError naming a weights file that is missing or damaged.
     """
     folder = root / arch.model
     if not folder.is_dir():
         return None
-    place = locate(folder, arch.stages[-1] if len(arch.stages) > 1 else None)
+    own = of_folder(folder, arch.stages[-1] if len(arch.stages) > 1 else None)
+    record = read_record(folder / "record.json")
+    return own._replace(trained=record is not None and set(arch.stages) <= set(record.stages))
+
+
+def of_folder(folder: Path, stage: str | None = None) -> Scale:
+    """The scale of a model in a folder, or of a stage there, whoever trained it.
+
+    A stage that is kept as what was trained is counted by its configuration: pages need no pretrained part.
+    Raises ValueError naming a weights file that is missing or damaged.
+    """
+    place = locate(folder, stage)
     assert place.folder is not None
     config = AutoConfig.from_pretrained(place.folder)
     text = config.get_text_config(decoder=True)
@@ -52,9 +64,7 @@ def of(arch: Architecture, root: Path) -> Scale | None:
     words = place.folder / "tokenizer.json"
     tokens = Tokenizer.from_file(str(words)).get_vocab_size() if words.is_file() else text.vocab_size
     layers = next(count for name in DEPTHS if isinstance(count := getattr(text, name, None), int))
-    record = read_record(folder / "record.json")
-    all_on_record = record is not None and set(arch.stages) <= set(record.stages)
-    return Scale(weights, layers, tokens, all_on_record and not made_of_parts)
+    return Scale(weights, layers, tokens, joined=made_of_parts)
 
 
 def about_one(arch: Architecture, root: Path) -> str:
@@ -62,7 +72,7 @@ def about_one(arch: Architecture, root: Path) -> str:
     scale = of(arch, root)
     if scale is None:
         return f"Measured on {arch.title}: {arch.model}, a model that this project did not train."
-    trained = TRAINED if scale.trained else "not trained from scratch by this project"
+    trained = TRAINED if scale.trained else JOINED if scale.joined else f"not {TRAINED}"
     return f"Measured on {arch.title}: {_sizes([scale])}; {trained}."
 
 

@@ -1,6 +1,7 @@
 """Words for things and scenes: articles and plurals, captions, descriptions without the name, hypernyms."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -94,17 +95,28 @@ def description(thing: Thing) -> str:
 
 def association(thing: Thing, rng: np.random.Generator | None = None) -> str:
     """Say what the thing is and what it goes with, without its name; `rng` chooses the keywords."""
+    what = nearest_kind(thing)
+    goes_with = [word for word in thing.keywords if word not in words_of(what)]
+    if rng is not None:
+        goes_with = [goes_with[i] for i in rng.permutation(len(goes_with))]
+    return f"{what} that goes with {listed(goes_with[:MOST_KEYWORDS])}" if goes_with else what
+
+
+@cache
+def nearest_kind(thing: Thing) -> str:
+    """Nearest hypernym without a stem of the thing's names, as it stands after "is".
+
+    >>> from vlalign_utils.data.things.table import by_name
+    >>> nearest_kind(by_name()["tiger"]), nearest_kind(by_name()["fish"])
+    ('a feline', 'a sea animal')
+    """
     own = [word for name in (thing.name, *thing.synonyms) for word in words_of(name)]
     wider = [
         word
         for word in thing.hypernyms
         if not any(shares_stem(part, name) for part in words_of(word) for name in own)
     ]
-    what = kind_phrase(wider[0]) if wider else "a thing"
-    goes_with = [word for word in thing.keywords if word not in words_of(what)]
-    if rng is not None:
-        goes_with = [goes_with[i] for i in rng.permutation(len(goes_with))]
-    return f"{what} that goes with {listed(goes_with[:MOST_KEYWORDS])}" if goes_with else what
+    return kind_phrase(wider[0]) if wider else "a thing"
 
 
 def accepted_names(thing: Thing) -> tuple[str, ...]:
