@@ -41,7 +41,7 @@ def task(batch: dict[str, Tensor]) -> Distillation:
     return Distillation(tower, tower, 6, SIZES, seed=0, teacher=teacher, known=known)
 
 
-def test_the_loss_is_that_of_naming_and_the_mean_square_of_standardised_features(
+def test_the_loss_is_of_names_of_standardised_features_and_of_what_images_share(
     task: Distillation, batch: dict[str, Tensor]
 ) -> None:
     taught, weight = teacher(batch["teacher_pixels"]), task.head.weight.detach()
@@ -56,7 +56,10 @@ def test_the_loss_is_that_of_naming_and_the_mean_square_of_standardised_features
                 guess = float(weight[channel] @ features[cell])
                 total += (guess - (float(taught[image, cell, channel]) - mean[channel]) / scale) ** 2
     naming = RegionNaming(task.tower, task.tower, 6, SIZES, seed=0)(batch)
-    torch.testing.assert_close(task(batch), naming + total / (2 * 4 * 2))
+    shared = sum(
+        float(channel.mean()) ** 2 for channel in task.tower(batch["pixel_values"]).detach().unbind(2)
+    )
+    torch.testing.assert_close(task(batch), naming + total / (2 * 4 * 2) + shared / 6)
 
 
 def test_what_is_trained_is_the_tower_the_head_and_the_words(

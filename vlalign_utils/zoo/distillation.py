@@ -2,6 +2,7 @@
 
 A linear head, used here only, maps the features of each image token to those that the other tower has at the
 same place (Romero et al. 2015, *FitNets*, arXiv 1412.6550): much more is said of an image than its names.
+What all images share is kept small, since a connector without a bias cannot take it up (see `centred`).
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ SMALLEST = 1e-3  # standard deviation of a channel of the other tower
 
 
 class Distillation(RegionNaming):
-    """The loss of naming regions, and the mean squared error of another tower's standardised features."""
+    """The losses of names, of another tower's standardised features, and of what all images share."""
 
     mean: Float[Tensor, " channels"]
     spread: Float[Tensor, " channels"]
@@ -39,22 +40,21 @@ class Distillation(RegionNaming):
         self.teacher = teacher
         self.register_buffer("mean", known.mean(0))
         self.register_buffer("spread", known.std(0).clamp(min=SMALLEST))
-        # Without a bias what all images share predicts nothing and is driven to zero, which is how a
-        # connector is best given its features (see `centred`).
         self.head = nn.Linear(width, known.shape[1], bias=False)
         nn.init.normal_(self.head.weight, std=width**-0.5, generator=torch.Generator().manual_seed(seed))
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
         """The loss of a batch of `as_batch` that has the other tower's `teacher_pixels`."""
         features = self.features(batch["pixel_values"])
-        return self.naming(features, batch) + self.regression(features, batch["teacher_pixels"])
+        shared = features.mean((0, 1)).square().mean()
+        return self.naming(features, batch) + self.regression(features, batch["teacher_pixels"]) + shared
 
     def regression(
         self,
         features: Float[Tensor, "images cells features"],
         pixels: Float[Tensor, "images ... height width"],
     ) -> Float[Tensor, ""]:
-        """The squared error of the other tower's features, in standard deviations of each channel."""
+        """Mean squared error of the other tower's features, in standard deviations of each channel."""
         with torch.no_grad():
             target = (self.teacher(pixels).float() - self.mean) / self.spread
         errors = (self.head(features).float() - target).square().mean((1, 2))
