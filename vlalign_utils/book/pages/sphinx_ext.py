@@ -1,6 +1,5 @@
 """The book's Sphinx extension: formulas, text alternatives, composed chapters, and accessible markup."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -19,7 +18,6 @@ MENDED = {
     ' aria-label="Toggle hidden content"': "",  # myst-nb hides "Show the code" from screen readers
 }
 # A link of the sidebar and the arrow that opens the list below it, which says nothing to screen readers.
-TOGGLE = re.compile(r"(<a [^>]*>([^<]*)</a><details[^>]*><summary)(?=>)")
 SEARCH = "linkEl.innerHTML = title;"
 # A parsed document runs and loads nothing.
 INERT = 'linkEl.textContent = new DOMParser().parseFromString(title, "text/html").body.textContent;'
@@ -57,13 +55,11 @@ def _name_toggles(app: Sphinx, page: str, template: str, context: dict[str, Any]
 
 
 def _with_names(generate: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    html = generate(*given, **named)
-    return TOGGLE.sub(_named, html) if isinstance(html, str) else html
-
-
-def _named(link: re.Match[str]) -> str:
-    title = link[2].replace('"', "&quot;")
-    return f'{link[1]} aria-label="Pages below {title}"'
+    found = generate(*given, **named)  # parsed, or text where there is none
+    for arrow in [] if isinstance(found, str) else found.select("a + details > summary"):
+        title = arrow.parent.find_previous_sibling("a").get_text().strip()
+        arrow["aria-label"] = f"Pages below {title}"
+    return found
 
 
 def _escape_printed_title(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
