@@ -155,7 +155,9 @@ def _vision(chain: str, recipe: PartsRecipe, shell: PartsShell, processor: Any, 
     if accelerator.is_main_process:
         tower.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(tower) as unfinished:
-            save_file(weights, unfinished, metadata={"format": "pt"})
+            # A tower that was trained with its channels last has its weights so, too.
+            contiguous = {name: value.contiguous() for name, value in weights.items()}
+            save_file(contiguous, unfinished, metadata={"format": "pt"})
         _record(tower.parent, recipe, "vision", schedule, history, weights, accelerator)
         _score_tower(recipe, shell, processor, tower)
     accelerator.wait_for_everyone()
