@@ -4,8 +4,8 @@ import nbformat
 import pytest
 
 from vlalign_utils.evidence.results import Results
-from vlalign_utils.paths import write_atomic
-from vlalign_utils.pipeline import staleness
+from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.pipeline import registry, staleness
 from vlalign_utils.pipeline.normalise import digest
 from vlalign_utils.pipeline.parameters import ParameterError
 
@@ -173,3 +173,9 @@ def test_a_notebook_that_is_no_chapter_of_the_architecture_is_refused(root):
         staleness.plan("02_b", "one", {}, False, root)
     with pytest.raises(ParameterError, match=r"there is no notebook '\.\./notebooks/01_a'"):
         staleness.plan("../notebooks/01_a", "one", {}, False, root)
+
+
+def test_committed_results_are_of_full_size():
+    records = sorted((ROOT / "book" / "results").glob("*/*.json"))
+    assert len(records) > len(registry.load().architectures)
+    assert [path.parent.name for path in records if json.loads(path.read_bytes())["quick"]] == []

@@ -151,3 +151,11 @@ def test_a_teacher_that_is_not_there_is_named(chain):
     recipe = read_any_recipe(chain.parent / "recipes" / "tiny.yml")
     with pytest.raises(ValueError, match=r"zoo/nobody/tower.safetensors is missing: train it first"):
         parts_build.build_from_parts("tiny", recipe.model_copy(update={"teacher": "nobody"}), "cpu")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    recipe = read_any_recipe(ROOT / "zoo" / "recipes" / "smollm.yml")
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "record.json").write_text(text)
+        with pytest.raises(ValueError, match=r"record\.json is damaged .*: restore it from git"):
+            parts_build.complete(tmp_path, recipe)

@@ -1,6 +1,7 @@
 """Images of stage `vision` and the words for their regions: things, signs, digits, and bars of charts."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -93,11 +94,16 @@ def draw(rng: np.random.Generator, side: int) -> Picture:
     return image, regions
 
 
+@cache
+def _numbers() -> dict[int, int]:
+    """Number of the word that names a thing, by the thing's index."""
+    return {thing.index: number for number, thing in enumerate(trained_things())}
+
+
 def _named(scene: Scene) -> list[Region]:
-    numbers = {thing: number for number, thing in enumerate(trained_things())}
     found = []
     for placed in scene.placed:
         half = placed.size / 2
         box = (placed.x - half, placed.y - half, placed.x + half, placed.y + half)
-        found.append(Region(box, NAMES, numbers[placed.thing]))
+        found.append(Region(box, NAMES, _numbers()[placed.index]))
     return found

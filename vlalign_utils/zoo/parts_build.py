@@ -111,11 +111,11 @@ def complete(folder: Path, recipe: PartsRecipe) -> bool:
 
 
 def trained(folder: Path, recipe: PartsRecipe, stage: str) -> bool:
-    """Whether a chain's folder holds a stage, trained by this recipe and undamaged."""
-    path = folder / RECORD
-    if not path.is_file():
-        return False
-    if json.loads(path.read_bytes())["stages"].get(stage, {}).get("recipe") != decided_by(recipe, stage):
+    """Whether a chain's folder holds a stage, trained by this recipe and undamaged.
+
+    Raises ValueError for a record that is damaged.
+    """
+    if _recorded(folder).get(stage, {}).get("recipe") != decided_by(recipe, stage):
         return False
     try:
         # Every stage holds the hash of the tower.
@@ -123,6 +123,20 @@ def trained(folder: Path, recipe: PartsRecipe, stage: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What a chain's record says of its stages, by stage; nothing where there is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        stages: dict[str, Any] = json.loads(path.read_bytes())["stages"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): restore it from git, or delete it to train the chain again"
+        ) from error
+    return stages
 
 
 def _vision(chain: str, recipe: PartsRecipe, shell: PartsShell, processor: Any, device: str) -> None:
@@ -192,14 +206,14 @@ def _record(
     """Note in the chain's record how a stage was trained; what it says of others stays."""
     path = folder / RECORD
     before = json.loads(path.read_bytes()) if path.is_file() else {}
-    stages = before.get("stages", {})
+    stages = _recorded(folder)
     size = sum(value.numel() for value in weights.values())
     stages[stage] = stage_record(schedule, history, size) | {
         "device": device_name(accelerator),
         "versions": versions(),
         "recipe": decided_by(recipe, stage),
     }
-    record = {
+    record: dict[str, Any] = {
         "chain": folder.name,
         "seed": recipe.seed,
         "recipe": recipe.model_dump(),
