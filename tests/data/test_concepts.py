@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from blank_pictures import blank
+from concept_checks import check_balance, check_repeats
 
 from vlalign_utils.data.concepts import other_words, same_caption
 from vlalign_utils.data.kinds import KINDS
@@ -32,21 +33,13 @@ def drawn():
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_every_value_is_as_frequent_as_the_others(concept, drawn):
-    count = Counter(item.labels[concept] for item in drawn[concept])
-    assert set(count) == set(range(len(CONCEPTS[concept].values)))
-    assert max(count.values()) - min(count.values()) <= 1
-    assert count.total() == N
+    check_balance(WORLD, concept, drawn[concept], N)
 
 
 @pytest.mark.slow_except("word")
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_same_arguments_give_the_same_items(concept):
-    first, again = (WORLD.concept_items(concept, N, 5) for _ in range(2))
-    for one, two in zip(first, again, strict=True):
-        assert (one.scene, one.caption, one.labels) == (two.scene, two.caption, two.labels)
-        assert np.array_equal(np.asarray(one.image), np.asarray(two.image))
-        assert np.array_equal(np.asarray(one.image), KINDS[KIND_OF_IMAGE[concept]].render(one.scene))
-    assert [i.caption for i in WORLD.concept_items(concept, N, 6)] != [i.caption for i in again]
+    check_repeats(WORLD, concept, N, KINDS[KIND_OF_IMAGE[concept]].render)
 
 
 @pytest.mark.parametrize("concept", [c for c in CONCEPTS if c not in FACT])

@@ -1,10 +1,9 @@
 """Concepts of real things: balanced, named by their captions, and true of their images."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from blank_things import blank_things
+from concept_checks import check_balance, check_repeats
 
 from vlalign_utils.data.concepts import other_words, same_caption
 from vlalign_utils.data.scenes import DIGITS
@@ -37,21 +36,13 @@ def drawn():
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_every_value_is_as_frequent_as_the_others(concept, drawn):
-    count = Counter(item.labels[concept] for item in drawn[concept])
-    assert set(count) == set(range(len(CONCEPTS[concept].values)))
-    assert max(count.values()) - min(count.values()) <= 1
-    assert count.total() == N
+    check_balance(WORLD, concept, drawn[concept], N)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_the_same_arguments_give_the_same_items(concept):
-    first, again = (WORLD.concept_items(concept, N, 5) for _ in range(2))
-    for one, two in zip(first, again, strict=True):
-        assert (one.scene, one.caption, one.labels) == (two.scene, two.caption, two.labels)
-        assert np.array_equal(np.asarray(one.image), np.asarray(two.image))
-        assert np.array_equal(np.asarray(one.image), np.asarray(about.image_of(one.scene)))
-    assert [i.caption for i in WORLD.concept_items(concept, N, 6)] != [i.caption for i in again]
+    check_repeats(WORLD, concept, N, about.image_of)
 
 
 @pytest.mark.parametrize("concept", [c for c, about in CONCEPTS.items() if about.said])
