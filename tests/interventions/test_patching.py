@@ -141,6 +141,16 @@ def test_later_states_put_back_are_those_of_plain_hooks(vlm: VLM) -> None:
                 assert swept.gain(name)[:, column] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
+def test_sources_may_be_more_than_one_layer_apart(vlm: VLM) -> None:
+    n = vlm.n_layers
+    fewer, every = (backpatch_sweep(vlm, ITEMS, targets=(1,), stride=stride) for stride in (2, 1))
+    assert fewer.windows == [(j, 1) for j in range(1, n, 2)] + [(n, 1)]
+    at = [every.windows.index(window) for window in fewer.windows]
+    for name, prob in fewer.prob.items():
+        assert prob == pytest.approx(every.prob[name][:, at], rel=1e-4)
+
+
 def test_layers_that_are_not_there_are_refused(vlm: VLM) -> None:
     with pytest.raises(IndexError, match=r"target is 4, expected 0\.\.3"):
         backpatch_sweep(vlm, ITEMS, targets=(4,))

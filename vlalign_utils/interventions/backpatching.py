@@ -23,17 +23,20 @@ def backpatch_sweep(
     seed: int = 0,
     batch_size: int = 64,
     label: str = "batches",
+    *,
+    stride: int = 1,
 ) -> Sweep:
-    """Enter each layer of `targets` with the image tokens' stream of each slot at or above it.
+    """Enter each layer of `targets` with the image tokens' stream of slots at or above it, `stride` apart.
 
     On all items, wrong ones too, which may become right. Windows are (from, to) slots; where they are equal
-    nothing changes. The control is the same on the question's tokens. Raises ValueError where images take no
-    positions, IndexError for a layer that is not there.
+    nothing changes, and the last slot is always among them. The control is the same on the question's
+    tokens. Raises ValueError where images take no positions, IndexError for a layer that is not there.
     """
     vlm.capabilities().require("image_positions")
     for target in targets:
         check_layer(target, "target", 0, vlm.n_layers - 1)
-    spans = [(source, target) for target in targets for source in range(target, vlm.n_layers + 1)]
+    last = vlm.n_layers
+    spans = [(source, target) for target in targets for source in (*range(target, last, stride), last)]
 
     def edits(run: Run, batch: Batch) -> Edits:
         at = positions(vlm, run, batch, seed)

@@ -66,6 +66,11 @@ def _band(value: Any, layers: float) -> bool:
     return first < stop and stop - first < layers
 
 
+WINDOW = Rule(
+    "a number of layers that one window holds, from 1 to all of them",
+    lambda value, layers: _is_whole(value, 1, layers),
+    of_layers=True,
+)
 FLAG = Rule("true or false", lambda value, _: isinstance(value, bool))
 RULES: dict[str, Rule] = {
     "seed": _whole(0, SEEDS),
@@ -73,11 +78,8 @@ RULES: dict[str, Rule] = {
     "lens_items": _whole(2),
     "k": _whole(1),
     "permutations": _whole(1),
-    "width": Rule(
-        "a number of layers that one window holds, from 1 to all of them",
-        lambda value, layers: _is_whole(value, 1, layers),
-        of_layers=True,
-    ),
+    "width": WINDOW,
+    "removal_width": WINDOW,
     "stride": _whole(1),
     "targets": Rule(
         "a list of one or more different decoder layers, counted from 0",
