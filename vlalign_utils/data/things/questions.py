@@ -15,7 +15,7 @@ from vlalign_utils.data.things.overlap import overlap
 from vlalign_utils.data.things.relations import Relation, relations
 from vlalign_utils.data.things.scenes import Scene
 from vlalign_utils.data.things.splits import held_out_pair, trained_things
-from vlalign_utils.data.things.table import LANGUAGES, Thing, kinds, things
+from vlalign_utils.data.things.table import LANGUAGES, Thing, things
 from vlalign_utils.data.things.words import (
     NUMBERS,
     PLACES,
@@ -156,7 +156,7 @@ def absent(shown: Sequence[Thing], rng: np.random.Generator, among: Sequence[Thi
     never = frozenset().union(*(_never_beside(own) for own in shown))
     possible = [t for t in among if t.index not in never]
     near = shown[int(rng.integers(len(shown)))]
-    same_kind = [t for t in possible if t in kinds()[near.kind]]
+    same_kind = [t for t in possible if t.kind == near.kind]
     related = [t for t in possible if set(t.keywords) & set(near.keywords)]
     options = (possible, same_kind, related)[rng.integers(3)] or possible
     return options[int(rng.integers(len(options)))]
