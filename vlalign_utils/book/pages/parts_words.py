@@ -19,6 +19,23 @@ USE = """For research on where image and text meet inside a vision-language mode
 model, in which layers can be recorded, patched and frozen, and which can be trained again on a CPU. Each
 stage is a plain transformers model once it is assembled: `load_vlm("zoo/{chain}", "tuned")`. It is not
 made for photographs, nor for decisions about people."""
+EXAMPLE = """```python
+from pathlib import Path
+
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vlalign_utils import load_suite
+from vlalign_utils.loading.assembled import plain_folder
+
+folder = plain_folder(Path("zoo/{chain}/tuned"))  # assembled once, in the cache
+model = AutoModelForImageTextToText.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+item = load_suite("naming", 1, world="things")[0]  # a held-out image, and a question about it
+said = [{{"type": "image"}}, {{"type": "text", "text": item.prompt}}]
+text = processor.apply_chat_template([{{"role": "user", "content": said}}], add_generation_prompt=True)
+inputs = processor(images=item.image, text=text, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
+print(item.prompt, processor.decode(answer, skip_special_tokens=True), f"({{item.answer}})")
+```"""
 LIMITS = """- Since its parts were joined it has seen drawings of {things} things in {styles} styles, and no
   photograph.
 - An image is {side} pixels wide and high to it: what takes a few of them is lost.
@@ -60,8 +77,8 @@ def limits(side: int) -> str:
 
 
 def use(chain: str) -> str:
-    """What a chain is for."""
-    return _unwrapped(USE.format(chain=chain))
+    """What a chain is for, and an example with plain transformers."""
+    return _unwrapped(USE.format(chain=chain)) + "\n\n" + EXAMPLE.format(chain=chain)
 
 
 def _unwrapped(said: str) -> str:
