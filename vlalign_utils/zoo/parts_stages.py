@@ -132,7 +132,8 @@ def trained_so_far(checkpoint: Path) -> tuple[Weights, Weights]:
     weights = {
         name.removeprefix("model."): value for name, value in load_state(checkpoint)["weights"].items()
     }
-    connector, adapters = {}, {}
+    connector: Weights = {}
+    adapters: Weights = {}
     for name, value in weights.items():
         into = adapters if f".{ADAPTER}." in name else connector
         into[name.replace(f".{ADAPTER}.", ".")] = value.to(torch.bfloat16)
