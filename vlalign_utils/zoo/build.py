@@ -15,6 +15,7 @@ from vlalign_utils.loading.load import load_vlm
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.zoo.architecture import build_model, build_processor, build_tokenizer_for, save
 from vlalign_utils.zoo.chain_scores import score_chain
+from vlalign_utils.zoo.learning_curve import score_curve
 from vlalign_utils.zoo.parts_build import build_from_parts, complete
 from vlalign_utils.zoo.parts_recipe import PartsRecipe
 from vlalign_utils.zoo.recipe import STAGES, Recipe, read_any_recipe
@@ -42,6 +43,7 @@ def build(chain: str, device: str = "cpu") -> Path:
             build_from_parts(chain, recipe, device)
         if PartialState().is_main_process:
             score_chain(folder, "things", device)
+            score_curve(folder, recipe, "things", device)
         return folder
     # Named after the recipe: what another recipe has trained is never taken for this one's.
     trained_for = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]

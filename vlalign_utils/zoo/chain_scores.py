@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -36,9 +36,6 @@ RULES = 1  # of scoring: raise it when another text counts as right, or another 
 def score_chain(folder: Path, world: str, device: str = "cpu", batch_size: int = 64) -> ChainScores:
     """Score every stage of a chain on every suite of a world, and keep the scores in its `scores.json`.
 
-    What the file holds for the same weights and items is not computed again, and a killed run goes on with
-    the suite that it was at.
-
     Args:
         folder: the chain's, with its stages as `write_stage` leaves them.
         world: a key of `WORLDS`.
@@ -47,21 +44,40 @@ def score_chain(folder: Path, world: str, device: str = "cpu", batch_size: int =
 
     Raises ValueError for a stage that is damaged or has a part that is not installed.
     """
-    path, suites = folder / FILE, WORLDS[world].suites
+    stages, suites = {stage: folder / stage for stage in STAGES}, list(WORLDS[world].suites)
+    return score_stages(folder / FILE, stages, world, suites, ITEMS, device, batch_size)
+
+
+def score_stages(
+    path: Path,
+    stages: Mapping[str, Path],
+    world: str,
+    suites: Sequence[str],
+    n: int,
+    device: str = "cpu",
+    batch_size: int = 64,
+) -> ChainScores:
+    """Score stages, by name and folder, on suites of a world, and keep the scores in the file at `path`.
+
+    What the file holds for the same weights and items is not computed again, and a killed run goes on with
+    the suite that it was at. `n` is the number of items of a suite, or of each of its groups.
+    Raises ValueError as `score_chain` does.
+    """
+    chain = path.parent.name
     kept = read_scores(path)
     if kept is None or (kept.world, kept.dtype) != (world, DTYPE):
-        kept = ChainScores(chain=folder.name, world=world, dtype=DTYPE)
-    made_of = {stage: identity(folder / stage) for stage in STAGES}
+        kept = ChainScores(chain=chain, world=world, dtype=DTYPE)
+    made_of = {stage: identity(folder) for stage, folder in stages.items()}
 
     @cache
     def loaded(stage: str) -> VLM:
-        return load_vlm(folder, stage, device=device, dtype=DTYPE)
+        return load_vlm(stages[stage].parent, stages[stage].name, device=device, dtype=DTYPE)
 
-    for number, (name, suite) in enumerate(suites.items(), 1):
-        n = ITEMS * max(1, len(suite.groups))
-        items = load_suite(name, n, seed=EVALUATION_SEED, world=world)
+    for number, name in enumerate(suites, 1):
+        groups = WORLDS[world].suites[name].groups
+        items = load_suite(name, n * max(1, len(groups)), seed=EVALUATION_SEED, world=world)
         asked = f"{RULES} {DTYPE} {items_digest(items)}"
-        for stage in STAGES:
+        for stage in stages:
             inputs = hashlib.sha256(f"{made_of[stage]} {asked}".encode()).hexdigest()
             if kept.current(stage, name, inputs):
                 continue
@@ -74,10 +90,10 @@ def score_chain(folder: Path, world: str, device: str = "cpu", batch_size: int =
                 strict=packed(strict.correct),
                 lenient=packed(lenient.correct),
             )
-            kept = kept.noted(stage, name, about_items(items, tuple(suite.groups)), scores)
+            kept = kept.noted(stage, name, about_items(items, tuple(groups)), scores)
             write_scores(path, kept)
             mean = lenient.correct.mean()
-            print(f"{folder.name}, suite {number} of {len(suites)}: {name}, {stage}: {mean:.3f}, {seconds} s")
+            print(f"{chain}, suite {number} of {len(suites)}: {name}, {stage}: {mean:.3f}, {seconds} s")
     return kept
 
 

@@ -43,7 +43,7 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     when the tower, or the one that it learns from, is another chain's that is not there.
     """
     folder = ROOT / "zoo" / chain
-    shell = recipe.shell or fast_vlm(recipe.side)
+    shell = shell_of(recipe)
     processor = build_processor(shell)
     tower = ROOT / "zoo" / recipe.tower / TOWER
     other = recipe.teacher if recipe.tower == chain else recipe.tower
@@ -89,6 +89,11 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
         _record(folder, recipe, "tuned", schedules.tuned, history, connector | lora, accelerator)
     accelerator.wait_for_everyone()
     return folder
+
+
+def shell_of(recipe: PartsRecipe) -> PartsShell:
+    """The class, parts and processor of a chain: FastVLM's where its recipe names no other."""
+    return recipe.shell or fast_vlm(recipe.side)
 
 
 def checkpoint(chain: str, recipe: PartsRecipe, stage: str) -> Path:

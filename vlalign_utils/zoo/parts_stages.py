@@ -1,6 +1,7 @@
 """Stages of a chain from parts after its tower's: connector by captions, LoRA and connector by questions."""
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,11 @@ from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.paths import atomic_file
 from vlalign_utils.tuning.lora import ADAPTER, adapted
-from vlalign_utils.tuning.train_loop import History, Schedule, fit
+from vlalign_utils.tuning.train_loop import SAVE_EVERY, History, Schedule, fit
 from vlalign_utils.tuning.trainable import in_float32, trainable
+from vlalign_utils.tuning.training_state import load_state
 from vlalign_utils.zoo.answering import Answering, Example, batch_of
 from vlalign_utils.zoo.centred import centred, mean_input
 from vlalign_utils.zoo.compiled import compiled
@@ -61,7 +64,7 @@ def train_answers(
         in_float32(list(own.values())),
         trainable(vlm.model, [*own.values(), *new]),
     ):
-        history = _fit(vlm, make, schedule, seed, accelerator, checkpoint, "tuned")
+        history = _fit(vlm, make, schedule, seed, accelerator, checkpoint, "tuned", marks(schedule))
         adapters = {
             name.replace(f".{ADAPTER}.", "."): p
             for name, p in vlm.model.named_parameters()
@@ -78,11 +81,15 @@ def _fit(
     accelerator: Accelerator,
     checkpoint: Path,
     label: str,
+    kept: Sequence[int] = (),
 ) -> History:
     share = slice(accelerator.process_index, None, accelerator.num_processes)
 
     def batches(first: int) -> Iterator[Any]:
         for step in range(first, schedule.steps):
+            if step in kept and accelerator.is_main_process:
+                with atomic_file(marked(checkpoint, step)) as unfinished:
+                    shutil.copyfile(checkpoint, unfinished)
             yield batch_of(vlm, make(schedule.batch_size, seed, step)[share])
 
     start, task = digest(vlm.model), Answering(vlm)
@@ -96,6 +103,41 @@ def _fit(
             undo.enter_context(centred(first, mean))
         undo.enter_context(compiled(vlm.layers))
         return fit(task, schedule, batches, accelerator, checkpoint, label, partial(_adamw, slow), of=start)
+
+
+def marks(schedule: Schedule) -> list[int]:
+    """Steps whose checkpoint stays, about a quarter of a schedule apart: all are steps that are saved.
+
+    >>> marks(Schedule(steps=1200, batch_size=16, lr=1e-3))
+    [300, 600, 900]
+    """
+    apart = max(1, round(schedule.steps / 4 / SAVE_EVERY)) * SAVE_EVERY
+    return list(range(apart, schedule.steps, apart))
+
+
+def marked(checkpoint: Path, step: int) -> Path:
+    """Where the checkpoint of a step stays.
+
+    >>> marked(Path("tuned.ckpt"), 300).name
+    'tuned-step300.ckpt'
+    """
+    return checkpoint.with_name(f"{checkpoint.stem}-step{step}{checkpoint.suffix}")
+
+
+def trained_so_far(checkpoint: Path) -> tuple[Weights, Weights]:
+    """Connector and LoRA matrices of a checkpoint of stage `tuned`, by name, as `train_answers` gives them.
+
+    Raises ValueError for a damaged file.
+    """
+    weights = {
+        name.removeprefix("model."): value for name, value in load_state(checkpoint)["weights"].items()
+    }
+    connector: Weights = {}
+    adapters: Weights = {}
+    for name, value in weights.items():
+        into = adapters if f".{ADAPTER}." in name else connector
+        into[name.replace(f".{ADAPTER}.", ".")] = value.to(torch.bfloat16)
+    return connector, adapters
 
 
 def _adamw(

@@ -12,6 +12,7 @@ from vlalign_utils.evidence.strict import Strict
 from vlalign_utils.paths import write_atomic
 
 FILE = "scores.json"
+CURVE = "curve.json"  # of the last stage after parts of its training: its stages are numbers of images
 STRICT, LENIENT = "strict", "lenient"
 Packed = str | list[float]  # a digit for each item where all are right or wrong, else its score
 

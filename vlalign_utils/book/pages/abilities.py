@@ -10,7 +10,7 @@ from vlalign_utils.evidence.findings import counted, joined
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture, Registry
 from vlalign_utils.zoo.bars import THINGS, Bar, measured
-from vlalign_utils.zoo.scores_file import FILE, STRICT, ChainScores, of_seeds, read_scores
+from vlalign_utils.zoo.scores_file import CURVE, FILE, STRICT, ChainScores, of_seeds, read_scores
 
 PAGE = "abilities.md"
 RULES = """Mean scores on held-out items, with 95 % intervals. An answer in the model's own words is right
@@ -18,6 +18,9 @@ by lenient rules: case, punctuation, articles and synonyms do not matter; by str
 expected one to the letter. Of listed answers the likeliest by token counts; a description has its CIDEr /
 10. Chance is the best blind rule. Where there are several seeds, the intervals are for other seeds and
 other items, as crossed factors."""
+LEARNING = """Where bars are missed: what the last stage had reached after parts of its training, in the first
+seed, on half as many items. The learning rate falls to nothing only at the end, so that the earlier columns
+are a little low."""
 YES_NO = {True: "yes", False: "**no**"}
 
 
@@ -27,6 +30,7 @@ class Chain(NamedTuple):
     title: str
     stages: list[str]
     seeds: list[ChainScores]
+    curve: ChainScores | None = None  # of the first seed, after numbers of images
 
     @property
     def last(self) -> str:
@@ -42,7 +46,7 @@ def chains(entries: Registry, root: Path) -> list[Chain]:
         same = [arch, *(other for other in entries.architectures.values() if other.repeats == name)]
         seeds = [scores for one in same if (scores := _scores(one, root)) is not None]
         if seeds:
-            found.append(Chain(arch.title, arch.stages, seeds))
+            found.append(Chain(arch.title, arch.stages, seeds, read_scores(root / arch.model / CURVE)))
     return found
 
 
@@ -58,6 +62,8 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
         lines += [f"## {text(chain.title)}", by_stage(chain)]
         if len(chain.seeds) > 1:
             lines += [f"The stage {text(chain.last)} of each seed:", by_seed(chain)]
+        if chain.curve is not None:
+            lines += [LEARNING, by_images(chain.curve)]
     write_atomic(folder / PAGE, "\n\n".join(lines) + "\n")
 
 
@@ -115,6 +121,23 @@ def by_seed(chain: Chain) -> str:
         for suite, group, about in _rows(chain)
     ]
     columns = ["suite", *(text(seed.chain) for seed in chain.seeds), "chance", "N"]
+    return table(columns, f"l{'r' * (len(columns) - 1)}", rows)
+
+
+def by_images(curve: ChainScores) -> str:
+    """A table of suites and groups after each number of training images."""
+    points = sorted(curve.stages, key=int)
+    rows = [
+        [
+            _label(suite, group),
+            *(_cell([curve], point, suite, group) for point in points),
+            number(curve.chance(suite, group)),
+            number(len(about.rows(group))),
+        ]
+        for suite, about in curve.suites.items()
+        for group in (None, *about.groups)
+    ]
+    columns = ["suite", *(f"{number(int(point))} images" for point in points), "chance", "N"]
     return table(columns, f"l{'r' * (len(columns) - 1)}", rows)
 
 

@@ -20,7 +20,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Registry
 from vlalign_utils.zoo.parts_build import RECORD, TOWER_SCORES
 from vlalign_utils.zoo.recipe import STAGES
-from vlalign_utils.zoo.scores_file import FILE, ChainScores, read_scores
+from vlalign_utils.zoo.scores_file import CURVE, FILE, ChainScores, read_scores
 
 BEGINNING = "<!-- Written from the records beside it, by make zoo: what is changed here is lost. -->"
 TRAINS = {
@@ -137,12 +137,16 @@ def _scores(folder: Path, entries: Registry) -> Iterator[str]:
     if own is None:
         yield f"Not scored yet: {code(f'make zoo CHAIN={folder.name}')} does it."
         return
-    chain = Chain(folder.name, list(STAGES), [own, *_again(folder, entries)])
+    curve = read_scores(folder / CURVE)
+    chain = Chain(folder.name, list(STAGES), [own, *_again(folder, entries)], curve)
     yield f"{abilities.RULES} The stages were scored in {own.dtype}."
     yield abilities.against_bars([chain])
     yield abilities.by_stage(chain)
     if len(chain.seeds) > 1:
         yield abilities.by_seed(chain)
+    if chain.curve is not None:
+        yield abilities.LEARNING
+        yield abilities.by_images(chain.curve)
 
 
 def _again(folder: Path, entries: Registry) -> Sequence[ChainScores]:
