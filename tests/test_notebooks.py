@@ -29,6 +29,7 @@ from vlalign_utils.pipeline.registry import COMPARISON
 ENTRIES = registry.load()
 # Other seeds of a pretrained model run the very code that its first seed runs, for minutes each.
 TRIED = [entry for entry in ENTRIES.architectures.values() if entry.laboratory or not entry.repeats]
+TRIED.sort(key=lambda entry: not entry.laboratory)  # what is run several times is of a small model
 RUNS = [(entry.name, notebook) for entry in TRIED for notebook in entry.notebooks]
 RUNS.append((COMPARISON, ENTRIES.comparison))
 NOTEBOOKS = [*ENTRIES.notebooks, ENTRIES.comparison]
