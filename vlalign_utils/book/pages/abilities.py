@@ -76,9 +76,8 @@ def against_bars(known: Sequence[Chain]) -> str:
             found = measured(chain.seeds, chain.last, asked)
             cells += ["", ""] if found is None else [interval(found), YES_NO[asked.reached(found)]]
             if found is not None and not asked.reached(found):
-                missed.append(
-                    f"{named(asked)} ({chain.title}: {found.value:.2f} where {asked.least:.2f} is asked)"
-                )
+                short = f"{found.value:.2f} where {asked.least:.2f} is asked".replace("-", "−")
+                missed.append(f"{named(asked)} ({chain.title}: {short})")
         about = first.suites.get(asked.suite)
         n = "" if about is None else number(len(about.rows(asked.group)))
         blind = "" if about is None or asked.beside else number(first.chance(asked.suite, asked.group))
@@ -88,7 +87,7 @@ def against_bars(known: Sequence[Chain]) -> str:
         columns += [f"{text(chain.title)}, {counted(len(chain.seeds), 'seed')}", "reached"]
     columns += ["chance", "N"]
     told = f"Missed: {joined(missed)}." if missed else "Every bar that has been measured is reached."
-    return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told.replace("-", "−"))])
+    return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told)])
 
 
 def named(asked: Bar) -> str:
