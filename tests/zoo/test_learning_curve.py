@@ -110,13 +110,13 @@ def test_suites_below_their_bars_are_scored_at_every_checkpoint(chain, asked, re
     folder, weights = chain
     write_scores(folder / FILE, scores({"existence": 1.0, "counting": 0.5}))
     found = score_curve(folder, recipe, "things")
-    assert asked == [("1600", 2), ("3200", 2), ("4800", 2), ("tuned", 2)]
+    assert asked == [(f"tuned-step{n}", 2) for n in (100, 200, 300)] + [("tuned", 2)]
     assert list(found.suites) == ["counting"]
     assert sorted(found.stages, key=int) == ["1600", "3200", "4800", "6400"]
     assert (folder / CURVE).is_file()
     # A point has the weights of its own checkpoint.
     parts = load_vlm(folder, "tuned", device="cpu").model.state_dict()
-    then = load_vlm(folder.parents[1] / "cache" / "so_far" / "3200", device="cpu").model.state_dict()
+    then = load_vlm(folder.parents[1] / "cache" / "tuned-step200", device="cpu").model.state_dict()
     name = next(n for n in then if n.endswith("layers.0.mlp.up_proj.weight"))
     a, b = (
         weights[200][name.replace(".weight", f".lora_{x}.default.weight")].bfloat16().double() for x in "AB"

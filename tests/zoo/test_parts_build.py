@@ -12,7 +12,7 @@ from vlalign_utils import load_vlm
 from vlalign_utils.paths import ROOT, sha256
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.zoo import build as zoo
-from vlalign_utils.zoo import compiled, parts_build, things_data
+from vlalign_utils.zoo import compiled, parts_build, parts_stages, things_data
 from vlalign_utils.zoo.recipe import read_any_recipe
 from vlalign_utils.zoo.tower_scores import tower_scores
 
@@ -101,7 +101,8 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
     shutil.rmtree(chain.parents[1] / ".cache" / "zoo" / "tiny")  # of the other stages, too
     (chain / "tuned" / "stage.json").unlink()
-    monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
+    for module in (train_loop, parts_stages):
+        monkeypatch.setattr(module, "SAVE_EVERY", 1)
     for train in ("train_tower", "train_connector"):
         monkeypatch.setattr(parts_build, train, lambda *given, **named: pytest.fail("it is trained again"))
 
@@ -119,6 +120,13 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     for path, before in whole.items():
         after = load_file(path)
         assert all(torch.equal(before[name], after[name]) for name in before)
+    # The first step's checkpoint stays; of the last one the folder holds just what is in it.
+    last = next((chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-????????????.ckpt"))
+    assert parts_stages.marked(last, 1).is_file()
+    found = {name: value for part in parts_stages.trained_so_far(last) for name, value in part.items()}
+    kept = {name: value for weights in whole.values() for name, value in weights.items()}
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
 def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):
