@@ -1,6 +1,7 @@
 import json
 import shutil
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -101,8 +102,7 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     whole = {path: load_file(path) for path in (chain / "tuned").glob("*.safetensors")}
     shutil.rmtree(chain.parents[1] / ".cache" / "zoo" / "tiny")  # of the other stages, too
     (chain / "tuned" / "stage.json").unlink()
-    for module in (train_loop, parts_stages):
-        monkeypatch.setattr(module, "SAVE_EVERY", 1)
+    monkeypatch.setattr(train_loop, "SAVE_EVERY", 1)
     for train in ("train_tower", "train_connector"):
         monkeypatch.setattr(parts_build, train, lambda *given, **named: pytest.fail("it is trained again"))
 
@@ -120,11 +120,29 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     for path, before in whole.items():
         after = load_file(path)
         assert all(torch.equal(before[name], after[name]) for name in before)
-    # The first step's checkpoint stays; of the last one the folder holds just what is in it.
-    last = next((chain.parents[1] / ".cache" / "zoo" / "tiny").glob("tuned-????????????.ckpt"))
-    assert parts_stages.marked(last, 1).is_file()
-    found = {name: value for part in parts_stages.trained_so_far(last) for name, value in part.items()}
-    kept = {name: value for weights in whole.values() for name, value in weights.items()}
+
+
+def test_weights_on_the_way_are_those_of_a_stage_that_ends_there(chain, monkeypatch):
+    """As if the last stage had ended after its first step: the same file, the layer's bias included."""
+    cache = chain.parents[1] / ".cache" / "zoo" / "tiny"
+    shutil.rmtree(cache)
+    (chain / "tuned" / "stage.json").unlink()
+    monkeypatch.setattr(parts_stages, "marks", lambda schedule: [1])
+    zoo.build("tiny")
+    (left,) = cache.glob("tuned-*-step1.safetensors")
+    found = load_file(left)
+    (chain / "tuned" / "stage.json").unlink()
+    shutil.rmtree(cache)
+    real = parts_stages.fit
+
+    def short(task, schedule, batches, *given, **named):
+        return real(task, schedule, lambda first: islice(batches(first), 1), *given, **named)
+
+    monkeypatch.setattr(parts_stages, "fit", short)
+    zoo.build("tiny")
+    kept = load_file(chain / "tuned" / "connector.safetensors") | load_file(
+        chain / "tuned" / "lora.safetensors"
+    )
     assert found.keys() == kept.keys()
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
