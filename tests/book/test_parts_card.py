@@ -9,6 +9,7 @@ import pytest
 import tiny_parts
 
 from vlalign_utils.book.pages import abilities, card, parts_card
+from vlalign_utils.book.pages.parts_words import use
 from vlalign_utils.data.things.splits import held_out_things
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
@@ -202,3 +203,14 @@ def mean_of(scored: dict[str, Any], asked: bars.Bar) -> float:
         assert len(right) >= 500
         means.append(sum(right) / len(right))
     return means[0] - (means[1] if asked.beside else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("smollm")
+def test_the_example_of_a_card_names_what_an_image_shows(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    example = use("smollm").partition("```python\n")[2].partition("```")[0]
+    exec(example, {})
+    question, answer, expected = re.fullmatch(r"(.*\?) (.*) \((.*)\)\n", capsys.readouterr().out).groups()
+    assert question
+    assert answer == expected

@@ -14,7 +14,6 @@ from vlalign_utils import load_vlm
 from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.paths import ROOT
 from vlalign_utils.tuning.lora import adapted
-from vlalign_utils.tuning.training_state import save_state
 from vlalign_utils.zoo import chain_scores, learning_curve
 from vlalign_utils.zoo.learning_curve import score_curve
 from vlalign_utils.zoo.parts_recipe import PartsRecipe
@@ -37,20 +36,21 @@ def scores(right: dict[str, float]) -> ChainScores:
 
 
 def write(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """A checkpoint of training after a step, with its weights by their names in the model."""
+    """Weights of training after a step, by their names in the model."""
     vlm = build("llava")[0]
     torch.manual_seed(step)
     with adapted(vlm, range(vlm.n_layers), RANK):
         names = {name: p for name, p in vlm.model.named_parameters() if ".default." in name}
         names |= {n: p for n, p in vlm.model.named_parameters() if "multi_modal_projector" in n}
         drawn = {name: torch.randn_like(p) for name, p in names.items()}
-    save_state(marked(folder / "tuned.ckpt", step), {"weights": {f"model.{n}": w for n, w in drawn.items()}})
+    plain = {name.replace(".default.", "."): value.bfloat16() for name, value in drawn.items()}
+    save_file(plain, marked(folder / "tuned.ckpt", step))
     return drawn
 
 
 @pytest.fixture
 def chain(tiny_parts, monkeypatch, tmp_path):
-    """A tiny chain whose last stage left three checkpoints, and the weights in them by step."""
+    """A tiny chain whose last stage left weights of three steps, and the weights in them by step."""
     blank_things(monkeypatch)
     folder = tmp_path / "zoo" / "tiny"
     write_stage(folder / "tuned")
@@ -110,13 +110,13 @@ def test_suites_below_their_bars_are_scored_at_every_checkpoint(chain, asked, re
     folder, weights = chain
     write_scores(folder / FILE, scores({"existence": 1.0, "counting": 0.5}))
     found = score_curve(folder, recipe, "things")
-    assert asked == [("1600", 2), ("3200", 2), ("4800", 2), ("tuned", 2)]
+    assert asked == [(f"tuned-step{n}", 2) for n in (100, 200, 300)] + [("tuned", 2)]
     assert list(found.suites) == ["counting"]
     assert sorted(found.stages, key=int) == ["1600", "3200", "4800", "6400"]
     assert (folder / CURVE).is_file()
-    # A point has the weights of its own checkpoint.
+    # A point has the weights of its own step.
     parts = load_vlm(folder, "tuned", device="cpu").model.state_dict()
-    then = load_vlm(folder.parents[1] / "cache" / "so_far" / "3200", device="cpu").model.state_dict()
+    then = load_vlm(folder.parents[1] / "cache" / "tuned-step200", device="cpu").model.state_dict()
     name = next(n for n in then if n.endswith("layers.0.mlp.up_proj.weight"))
     a, b = (
         weights[200][name.replace(".weight", f".lora_{x}.default.weight")].bfloat16().double() for x in "AB"
@@ -141,7 +141,7 @@ def test_without_scores_or_checkpoints_nothing_is_computed(chain, asked, recipe)
     folder, _ = chain
     assert score_curve(folder, recipe, "things") is None
     write_scores(folder / FILE, scores({"existence": 0.5}))
-    for path in (folder.parents[1] / "cache").glob("*.ckpt"):
+    for path in (folder.parents[1] / "cache").glob("*.safetensors"):
         path.unlink()
     assert score_curve(folder, recipe, "things") is None
     assert not asked

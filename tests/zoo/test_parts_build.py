@@ -1,6 +1,7 @@
 import json
 import shutil
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from vlalign_utils import load_vlm
 from vlalign_utils.paths import ROOT, sha256
 from vlalign_utils.tuning import train_loop
 from vlalign_utils.zoo import build as zoo
-from vlalign_utils.zoo import compiled, parts_build, things_data
+from vlalign_utils.zoo import compiled, parts_build, parts_stages, things_data
 from vlalign_utils.zoo.recipe import read_any_recipe
 from vlalign_utils.zoo.tower_scores import tower_scores
 
@@ -119,6 +120,31 @@ def test_a_killed_build_resumes_to_the_same_weights(chain, monkeypatch):
     for path, before in whole.items():
         after = load_file(path)
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weights_on_the_way_are_those_of_a_stage_that_ends_there(chain, monkeypatch):
+    """As if the last stage had ended after its first step: the same file, the layer's bias included."""
+    cache = chain.parents[1] / ".cache" / "zoo" / "tiny"
+    shutil.rmtree(cache)
+    (chain / "tuned" / "stage.json").unlink()
+    monkeypatch.setattr(parts_stages, "marks", lambda schedule: [1])
+    zoo.build("tiny")
+    (left,) = cache.glob("tuned-*-step1.safetensors")
+    found = load_file(left)
+    (chain / "tuned" / "stage.json").unlink()
+    shutil.rmtree(cache)
+    real = parts_stages.fit
+
+    def short(task, schedule, batches, *given, **named):
+        return real(task, schedule, lambda first: islice(batches(first), 1), *given, **named)
+
+    monkeypatch.setattr(parts_stages, "fit", short)
+    zoo.build("tiny")
+    kept = load_file(chain / "tuned" / "connector.safetensors") | load_file(
+        chain / "tuned" / "lora.safetensors"
+    )
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
 def test_a_complete_chain_is_not_trained_again(chain, monkeypatch, capsys):

@@ -53,5 +53,11 @@ def centred(layer: nn.Linear, mean: Float[Tensor, " features"]) -> Iterator[None
 
 
 @torch.no_grad()
+def own_bias(layer: nn.Linear, mean: Float[Tensor, " features"]) -> Float[Tensor, " out"]:
+    """The bias that a layer within `centred` will have after it."""
+    return layer.bias - layer.weight @ mean.to(layer.weight)
+
+
+@torch.no_grad()
 def _shift(layer: nn.Linear, mean: Tensor) -> None:
     layer.bias.add_(layer.weight @ mean.to(layer.weight))

@@ -7,20 +7,22 @@ a training of just that length would be.
 from pathlib import Path
 from typing import Any
 
-from vlalign_utils.loading.stage_file import write_stage
+from safetensors.torch import load_file
+
+from vlalign_utils.loading.stage_file import STAGE, write_stage
 from vlalign_utils.paths import ROOT
 from vlalign_utils.zoo.bars import THINGS, measured
 from vlalign_utils.zoo.chain_scores import ITEMS, score_stages
 from vlalign_utils.zoo.from_parts import build_processor, fresh_model
 from vlalign_utils.zoo.parts_build import CONNECTOR, TOWER, checkpoint, shell_of
 from vlalign_utils.zoo.parts_recipe import PartsRecipe
-from vlalign_utils.zoo.parts_stages import marked, marks, trained_so_far
+from vlalign_utils.zoo.parts_stages import marked, marks
 from vlalign_utils.zoo.recipe import STAGES
 from vlalign_utils.zoo.scores_file import CURVE, FILE, ChainScores, read_scores
 
 
 def score_curve(folder: Path, recipe: PartsRecipe, world: str, device: str = "cpu") -> ChainScores | None:
-    """Score the checkpoints that training left, and the last stage, on the suites whose bars it misses.
+    """Score what training left on its way, and the last stage, on the suites whose bars it misses.
 
     The scores are kept in the chain's `curve.json`. Returns None, and computes nothing, where every bar is
     reached, or training was not done on this machine. Raises ValueError for what is damaged.
@@ -35,17 +37,21 @@ def score_curve(folder: Path, recipe: PartsRecipe, world: str, device: str = "cp
     points = {images: path for images, path in places.items() if path.is_file()}
     if not missed or not points:
         return None
-    stages = {str(images): _stage(path, recipe, folder.name, images) for images, path in points.items()}
+    stages = {str(images): _stage(path, recipe) for images, path in points.items()}
     stages[str(schedule.steps * schedule.batch_size)] = folder / last
     return score_stages(folder / CURVE, stages, world, list(dict.fromkeys(missed)), ITEMS // 2, device)
 
 
-def _stage(path: Path, recipe: PartsRecipe, chain: str, images: int) -> Path:
-    """The folder of a stage with a checkpoint's weights, in the cache."""
-    shell, tower = shell_of(recipe), ROOT / "zoo" / recipe.tower / TOWER
-    connector, lora = trained_so_far(path)
-    own: dict[str, Any] = {"parts": shell.parts, "tokens": shell.tokens, "shared": [tower]}
-    own |= {"weights": {CONNECTOR: connector}, "lora": lora, "alpha": 2.0 * recipe.rank}
-    into = path.parent / "so_far" / str(images)
-    write_stage(into, fresh_model(recipe.seed, weights=[tower], shell=shell), build_processor(shell), **own)
+def _stage(path: Path, recipe: PartsRecipe) -> Path:
+    """The folder of a stage with the weights of a file, beside it; written once."""
+    into = path.with_suffix("")
+    if not (into / STAGE).is_file():
+        shell, tower = shell_of(recipe), ROOT / "zoo" / recipe.tower / TOWER
+        weights = load_file(path)
+        lora = {name: value for name, value in weights.items() if ".lora_" in name}
+        connector = {name: value for name, value in weights.items() if name not in lora}
+        own: dict[str, Any] = {"parts": shell.parts, "tokens": shell.tokens, "shared": [tower]}
+        own |= {"weights": {CONNECTOR: connector}, "lora": lora, "alpha": 2.0 * recipe.rank}
+        model = fresh_model(recipe.seed, weights=[tower], shell=shell)
+        write_stage(into, model, build_processor(shell), **own)
     return into

@@ -1,6 +1,5 @@
 """Stages of a chain from parts after its tower's: connector by captions, LoRA and connector by questions."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -10,16 +9,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft.helpers import disable_input_dtype_casting
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.paths import atomic_file
 from vlalign_utils.tuning.lora import ADAPTER, adapted
-from vlalign_utils.tuning.train_loop import SAVE_EVERY, History, Schedule, fit
+from vlalign_utils.tuning.train_loop import History, Schedule, fit
 from vlalign_utils.tuning.trainable import in_float32, trainable
-from vlalign_utils.tuning.training_state import load_state
 from vlalign_utils.zoo.answering import Answering, Example, batch_of
-from vlalign_utils.zoo.centred import centred, mean_input
+from vlalign_utils.zoo.centred import centred, mean_input, own_bias
 from vlalign_utils.zoo.compiled import compiled
 from vlalign_utils.zoo.connector import linears, parameters
 from vlalign_utils.zoo.stage_weights import Weights, digest, rounded
@@ -65,11 +64,7 @@ def train_answers(
         trainable(vlm.model, [*own.values(), *new]),
     ):
         history = _fit(vlm, make, schedule, seed, accelerator, checkpoint, "tuned", marks(schedule))
-        adapters = {
-            name.replace(f".{ADAPTER}.", "."): p
-            for name, p in vlm.model.named_parameters()
-            if f".{ADAPTER}." in name
-        }
+        adapters = {_plain(name): p for name, p in vlm.model.named_parameters() if f".{ADAPTER}." in name}
         return history, rounded(own), rounded(adapters)
 
 
@@ -84,12 +79,20 @@ def _fit(
     kept: Sequence[int] = (),
 ) -> History:
     share = slice(accelerator.process_index, None, accelerator.num_processes)
+    shift: dict[str, Tensor] = {}  # the input's mean, by the name of the layer that is centred
+
+    def so_far() -> Weights:
+        """What the stage has learned by now, as its folder would have it."""
+        trained = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
+        for name, mean in shift.items():
+            trained[f"{name}.bias"] = own_bias(vlm.model.get_submodule(name), mean)
+        return {_plain(name): value for name, value in rounded(trained).items()}
 
     def batches(first: int) -> Iterator[Any]:
         for step in range(first, schedule.steps):
             if step in kept and accelerator.is_main_process:
                 with atomic_file(marked(checkpoint, step)) as unfinished:
-                    shutil.copyfile(checkpoint, unfinished)
+                    save_file(so_far(), unfinished)
             yield batch_of(vlm, make(schedule.batch_size, seed, step)[share])
 
     start, task = digest(vlm.model), Answering(vlm)
@@ -101,43 +104,33 @@ def _fit(
             with accelerator.autocast():
                 mean = mean_input(first, lambda: task(batch_of(vlm, examples)))
             undo.enter_context(centred(first, mean))
+            shift[next(name for name, module in vlm.model.named_modules() if module is first)] = mean
         undo.enter_context(compiled(vlm.layers))
         return fit(task, schedule, batches, accelerator, checkpoint, label, partial(_adamw, slow), of=start)
 
 
 def marks(schedule: Schedule) -> list[int]:
-    """Steps whose checkpoint stays, about a quarter of a schedule apart: all are steps that are saved.
+    """Steps whose weights stay, a quarter of a schedule apart.
 
     >>> marks(Schedule(steps=1200, batch_size=16, lr=1e-3))
     [300, 600, 900]
     """
-    apart = max(1, round(schedule.steps / 4 / SAVE_EVERY)) * SAVE_EVERY
+    apart = max(1, schedule.steps // 4)
     return list(range(apart, schedule.steps, apart))
 
 
 def marked(checkpoint: Path, step: int) -> Path:
-    """Where the checkpoint of a step stays.
+    """Where the weights of a step stay.
 
     >>> marked(Path("tuned.ckpt"), 300).name
-    'tuned-step300.ckpt'
+    'tuned-step300.safetensors'
     """
-    return checkpoint.with_name(f"{checkpoint.stem}-step{step}{checkpoint.suffix}")
+    return checkpoint.with_name(f"{checkpoint.stem}-step{step}.safetensors")
 
 
-def trained_so_far(checkpoint: Path) -> tuple[Weights, Weights]:
-    """Connector and LoRA matrices of a checkpoint of stage `tuned`, by name, as `train_answers` gives them.
-
-    Raises ValueError for a damaged file.
-    """
-    weights = {
-        name.removeprefix("model."): value for name, value in load_state(checkpoint)["weights"].items()
-    }
-    connector: Weights = {}
-    adapters: Weights = {}
-    for name, value in weights.items():
-        into = adapters if f".{ADAPTER}." in name else connector
-        into[name.replace(f".{ADAPTER}.", ".")] = value.to(torch.bfloat16)
-    return connector, adapters
+def _plain(name: str) -> str:
+    """A LoRA matrix's name without that of its adapter; any other name as it is."""
+    return name.replace(f".{ADAPTER}.", ".")
 
 
 def _adamw(

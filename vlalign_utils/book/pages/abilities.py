@@ -99,7 +99,7 @@ def named(asked: Bar) -> str:
 def by_stage(chain: Chain) -> str:
     """A table of every stage on every suite and group, the last one by strict rules too."""
     rows = []
-    for suite, group, about in _rows(chain):
+    for suite, group, about in _rows(chain.seeds[0]):
         strict = of_seeds(chain.seeds, chain.last, suite, group, STRICT)
         rows.append(
             [
@@ -117,7 +117,7 @@ def by_seed(chain: Chain) -> str:
     """A table of the last stage of every seed on every suite and group."""
     rows = [
         [_label(suite, group), *(_cell([seed], chain.last, suite, group) for seed in chain.seeds), *about]
-        for suite, group, about in _rows(chain)
+        for suite, group, about in _rows(chain.seeds[0])
     ]
     columns = ["suite", *(text(seed.chain) for seed in chain.seeds), "chance", "N"]
     return table(columns, f"l{'r' * (len(columns) - 1)}", rows)
@@ -127,25 +127,18 @@ def by_images(curve: ChainScores) -> str:
     """A table of suites and groups after each number of training images."""
     points = sorted(curve.stages, key=int)
     rows = [
-        [
-            _label(suite, group),
-            *(_cell([curve], point, suite, group) for point in points),
-            number(curve.chance(suite, group)),
-            number(len(about.rows(group))),
-        ]
-        for suite, about in curve.suites.items()
-        for group in (None, *about.groups)
+        [_label(suite, group), *(_cell([curve], point, suite, group) for point in points), *about]
+        for suite, group, about in _rows(curve)
     ]
     columns = ["suite", *(f"{number(int(point))} images" for point in points), "chance", "N"]
     return table(columns, f"l{'r' * (len(columns) - 1)}", rows)
 
 
-def _rows(chain: Chain) -> list[tuple[str, str | None, list[str]]]:
+def _rows(scores: ChainScores) -> list[tuple[str, str | None, list[str]]]:
     """Suites and their groups, with chance and number of items."""
-    first = chain.seeds[0]
     return [
-        (suite, group, [number(first.chance(suite, group)), number(len(about.rows(group)))])
-        for suite, about in first.suites.items()
+        (suite, group, [number(scores.chance(suite, group)), number(len(about.rows(group)))])
+        for suite, about in scores.suites.items()
         for group in (None, *about.groups)
     ]
 
