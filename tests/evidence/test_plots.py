@@ -113,8 +113,8 @@ def test_a_control_is_grey_with_the_dash_of_its_curve_and_named_once() -> None:
 
 def test_a_grid_that_begins_at_layer_1_says_so() -> None:
     _, (ax,) = plots.figure()
-    shown = plots.heat(ax, np.eye(9)[:, 1:], "tuned", (0.0, 1.0), mark=(3, 0), first_column=1)
-    assert shown.get_extent() == [0.5, 8.5, -0.5, 8.5]
+    shown = plots.heat(ax, np.eye(9)[1:, 1:], "tuned", (0.0, 1.0), mark=(2, 0), first=1)
+    assert shown.get_extent() == [0.5, 8.5, 0.5, 8.5]
     assert {tuple(float(v[0]) for v in line.get_data()) for line in ax.lines} == {(1.0, 3.0)}
 
 

@@ -156,14 +156,14 @@ def heat(
     label: str,
     limits: tuple[float, float],
     mark: tuple[int, int] | None = None,
-    first_column: int = 0,
+    first: int = 0,
 ) -> Any:
-    """A grid of image layers (rows) by caption layers (columns, from `first_column`), layer 0 at the bottom.
+    """A grid of image layers (rows) by caption layers (columns), both from layer `first` at the bottom left.
 
     Give the same `limits` to the grids that are to be compared; `mark` rings one cell of `values`.
     """
     rows, columns = values.shape
-    extent = (first_column - 0.5, first_column + columns - 0.5, -0.5, rows - 0.5)
+    extent = (first - 0.5, first + columns - 0.5, first - 0.5, first + rows - 0.5)
     shown = ax.imshow(values, origin="lower", vmin=limits[0], vmax=limits[1], extent=extent)
     ax.set_title(label)
     ax.set_xlabel("caption layer")
@@ -172,7 +172,7 @@ def heat(
         axis.set_major_locator(MaxNLocator(integer=True))
     if mark is not None:
         for colour, width in (("white", 3.5), ("black", 1.2)):  # seen on light cells and on dark ones
-            ax.plot(first_column + mark[1], mark[0], "o", color=colour, ms=11, mfc="none", mew=width)
+            ax.plot(first + mark[1], first + mark[0], "o", color=colour, ms=11, mfc="none", mew=width)
     return shown
 
 
