@@ -58,6 +58,19 @@ def patch_sweep(
     return replayed(vlm, [items[row] for row in rows], where, slots(vlm), edits, batch_size, label)
 
 
+def check_donors(items: Sequence[Item], donors: Sequence[Item], where: Sequence[str]) -> None:
+    """Raise ValueError unless donors ask their items' questions with other answers, and `where` is known."""
+    if len(donors) != len(items):
+        raise ValueError(f"{len(items)} items but {len(donors)} donors: give one donor for each item")
+    for item, donor in zip(items, donors, strict=True):
+        if item.prompt != donor.prompt or item.answer == donor.answer:
+            raise ValueError(
+                f"the donor of {item.prompt!r} ({item.answer}) asks {donor.prompt!r} ({donor.answer}): "
+                "give the same question about an image with another answer"
+            )
+    _check_where(where)
+
+
 def _check_where(where: Sequence[str]) -> None:
     unknown = [name for name in where if name not in Positions._fields]
     if unknown:
@@ -110,15 +123,7 @@ def exchange_sweep(
     the donor with the same. `own.drop` is the loss, `other.gain` the gain. Raises ValueError as
     `patch_sweep` does, and when a donor asks something else or has the item's answer.
     """
-    if len(donors) != len(items):
-        raise ValueError(f"{len(items)} items but {len(donors)} donors: give one donor for each item")
-    for item, donor in zip(items, donors, strict=True):
-        if item.prompt != donor.prompt or item.answer == donor.answer:
-            raise ValueError(
-                f"the donor of {item.prompt!r} ({item.answer}) asks {donor.prompt!r} ({donor.answer}): "
-                "give the same question about an image with another answer"
-            )
-    _check_where(where)
+    check_donors(items, donors, where)
     rows = answered(vlm, items, donors, batch_size=batch_size)
     sweeps = []
     for source, what in ((items, "own answer"), (donors, "donor's answer")):
