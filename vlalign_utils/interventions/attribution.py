@@ -58,7 +58,7 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Checked:
-    """Losses of contrast of single positions, `cells` of an item: estimated, and measured by patching them."""
+    """Losses of contrast of single positions, `cells` of an item, estimated and measured by patching."""
 
     estimated: Float[np.ndarray, "items cells"]
     measured: Float[np.ndarray, "items cells"]
