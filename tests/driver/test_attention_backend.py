@@ -76,5 +76,8 @@ def test_a_class_that_cannot_switch_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_an_unknown_need_is_refused(checks_off: None) -> None:
     vlm, _ = build("llava")
     need: Any = "speed"
-    with pytest.raises(ValueError, match="need='speed', expected masks, weights or any"), attention_for(vlm, need):
+    with (
+        pytest.raises(ValueError, match="need='speed', expected masks, weights or any"),
+        attention_for(vlm, need),
+    ):
         raise AssertionError("ran")

@@ -13,10 +13,10 @@ from vlalign_utils.driver.attention_weights import attention_weights
 def test_weights_are_those_of_each_self_attention_and_sum_to_1(family: str) -> None:
     vlm, inputs = build(family)
     run = vlm.record(**inputs)
-    crossing = set(vlm.anatomy.cross_attentions().values())
     found = attention_weights(vlm, run, lambda weights: weights.double().sum(-1))
     assert found
-    assert crossing.isdisjoint(found)
+    if family == "mllama":  # whose layers have one of the two
+        assert set(vlm.anatomy.cross_attentions().values()).isdisjoint(found)
     for sums in found.values():
         assert sums.shape[-1] == run.grid[1]
         assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)

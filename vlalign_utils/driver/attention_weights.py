@@ -28,7 +28,7 @@ def attention_weights(driver: Driver, run: Run, reduce: Callable[[Weights], Tens
         run: its record.
         reduce: is given the weights of one layer, [batch, heads, tokens, tokens]; a query's sum to 1.
 
-    Returns the results by layer. Layers without such an attention (cross-attention, state spaces) are left out.
+    Returns the results by layer. Layers without such attention (cross-attention, state spaces) are left out.
 
     Raises ValueError where the model cannot run with eager attention, or where its eager attention gives no
     weights of that shape in any layer.
