@@ -596,7 +596,7 @@ class TestVerdicts:
     def test_every_cell_is_a_word_and_what_decided_it(self, source: Path, tmp_path: Path) -> None:
         verdicts.write(registry.load(source), tmp_path, source)
         shown = (tmp_path / "verdicts.md").read_text()
-        assert "Of 18 cells: 1 supported, 1 contradicted, 0 undecided, 16 not run." in shown
+        assert "Of 18 cells: 1 supported, 1 contradicted, 0 equivalent, 0 undecided, 0 not applicable, 16 not run." in shown
         entry, strengthen = (
             row for row in shown.splitlines() if "#claim-entry" in row or "-strengthen" in row
         )
@@ -645,7 +645,7 @@ class TestVerdicts:
         verdicts.write(registry.load(root), tmp_path, root)
         claims_page.write(registry.load(root), tmp_path, root)
         shown = (tmp_path / "verdicts.md").read_text()
-        assert "0 supported, 0 contradicted, 0 undecided, 18 not run." in shown
+        assert "0 supported, 0 contradicted, 0 equivalent, 0 undecided, 0 not applicable, 18 not run." in shown
         assert shown.count("[not run]") == 18
         assert (tmp_path / "data" / "claims-conditions.csv").read_text().count("\n") == 1
 

@@ -67,6 +67,43 @@ class TestVerdict:
         against = claims.judge(two, {"a": planted(0), "b": planted(2)})
         assert (against.word, against.decided_by) == ("contradicted", "b")
 
+    @pytest.mark.parametrize(
+        ("ends", "lies"),
+        [
+            ((-0.09, 0.09), "equal"),
+            ((0.01, 0.09), "equal"),  # above 0, but by less than is of interest
+            ((-0.09, -0.01), "equal"),
+            ((-0.1, 0.09), "across"),
+            ((0.01, 0.1), "inside"),
+            ((-0.2, -0.05), "outside"),
+        ],
+    )
+    @pytest.mark.parametrize("side", [1, -1])
+    def test_less_than_the_smallest_effect_of_interest_is_none(
+        self, ends: tuple[float, float], lies: str, side: int
+    ) -> None:
+        region: dict[str, float | bool] = {"above" if side == 1 else "below": 2, "smallest": 0.1}
+        low, high = sorted(2 + side * end for end in ends)
+        verdict = claims.judge(claim({"a": region}), {"a": Interval((low + high) / 2, low, high, 9)})
+        words = {"equal": "equivalent", "inside": "supported", "outside": "contradicted"}
+        assert (verdict.conditions["a"].lies, verdict.word) == (lies, words.get(lies, "undecided"))
+
+    def test_a_condition_outside_or_a_guard_goes_before_equivalence(self) -> None:
+        near, far = Interval(0.0, -0.01, 0.01, 9), Interval(-1.0, -1.1, -0.9, 9)
+        two = claim({"a": {"above": 0, "smallest": 0.1}, "b": {"above": 0}})
+        assert claims.judge(two, {"a": near, "b": far}).word == "contradicted"
+        guarded = claim({"a": {"above": 0, "smallest": 0.1}, "works": {"above": 0, "guard": True}})
+        assert claims.judge(guarded, {"a": near, "works": near}).decided_by == "works"
+
+    @pytest.mark.parametrize("region", [{"above": 0, "below": 1}, {"above": 0, "guard": True}])
+    def test_a_smallest_effect_needs_one_end_and_no_guard(self, region: dict[str, float | bool]) -> None:
+        with pytest.raises(ValueError, match="`smallest` goes with one of"):
+            claim({"a": {"above": 0}, "b": {**region, "smallest": 0.1}})
+
+    def test_a_claim_that_cannot_be_asked_says_why(self) -> None:
+        verdict = claims.judge(GUARDED, {"a": None, "works": None}, not_applicable="no phase was found")
+        assert (verdict.word, verdict.decided_by) == ("not applicable", "no phase was found")
+
     @pytest.mark.parametrize("ends", [(0.0, 0.0), (0.0, 0.5), (-0.5, 0.0)])
     def test_an_interval_that_touches_its_boundary_decides_nothing(self, ends: tuple[float, float]) -> None:
         verdict = claims.judge(ONE, {"a": Interval(0.0, *ends, 9)})

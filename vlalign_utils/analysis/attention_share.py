@@ -1,8 +1,8 @@
 """Share of attention that words pay to the image, layer by layer.
 
 A query's weights sum to 1 over the tokens it sees; the share is what falls on image tokens, averaged over
-heads and over the queries. Its null is what attention that is spread evenly over the visible tokens would pay.
-Source: the measure of 2606.09131.
+heads and over the queries. Its null is what attention that is spread evenly over the visible tokens would
+pay. Source: the measure of 2606.09131.
 """
 
 from collections.abc import Mapping, Sequence

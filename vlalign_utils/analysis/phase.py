@@ -1,8 +1,8 @@
 """The abstraction phase of a model: layers in which texts of one meaning in other words are arranged alike.
 
-It is located on one half of the items, from the overlap of neighbours at equal depth in excess of a null, such
-as that of bags of words; what is claimed of it is tested on the other half. Windows of equal width are compared
-*before*, *inside* and *after* it.
+It is located on one half of the items, from the overlap of neighbours at equal depth in excess of a null,
+such as that of bags of words; what is claimed of it is tested on the other half. Windows of equal width are
+compared *before*, *inside* and *after* it.
 """
 
 from collections.abc import Sequence

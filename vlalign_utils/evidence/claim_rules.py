@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
@@ -14,7 +14,9 @@ from vlalign_utils.paths import NOTEBOOK, ROOT
 
 FILE = "book/claims.yml"
 ERROR_RATE = 0.05  # of all claims on one architecture together
-Word = Literal["supported", "contradicted", "undecided"]
+Word = Literal["supported", "contradicted", "equivalent", "undecided", "not applicable"]
+WORDS: tuple[Word, ...] = get_args(Word)
+Lies = Literal["inside", "outside", "equal", "across", "nowhere"]
 Text = Annotated[str, Field(min_length=1)]
 Key = Annotated[str, Field(pattern=r"^[\w:.-]+$")]
 
@@ -24,10 +26,15 @@ class ClaimError(ValueError):
 
 
 class Condition(Strict):
-    """The region that an interval must lie in. A guard says that the measurement works at all."""
+    """The region that an interval must lie in. A guard says that the measurement works at all.
+
+    `smallest` is the smallest effect of interest, for a region with one end: an interval that lies nearer to
+    that end than this, on both sides, shows that there is no difference to speak of.
+    """
 
     above: FiniteFloat | None = None
     below: FiniteFloat | None = None
+    smallest: Annotated[FiniteFloat, Field(gt=0)] | None = None
     guard: bool = False
 
     @model_validator(mode="after")
@@ -36,12 +43,19 @@ class Condition(Strict):
             raise ValueError("a condition needs `above`, `below` or both")
         if self.above is not None and self.below is not None and self.above >= self.below:
             raise ValueError(f"the region is empty: above {self.above} and below {self.below}")
+        if self.smallest is not None and (self.guard or None not in (self.above, self.below)):
+            raise ValueError("`smallest` goes with one of `above` and `below`, and not with a guard")
         return self
 
+    def end(self) -> float:
+        """The one end of a region with `smallest`."""
+        return next(end for end in (self.above, self.below) if end is not None)
+
     def region(self) -> str:
-        """The region in words: `above 0.15, below 0.75`."""
+        """The region in words: `above 0.15, below 0.75`, `above 0 by 0.05 or more`."""
         ends = {"above": self.above, "below": self.below}
-        return ", ".join(f"{side} {end:g}" for side, end in ends.items() if end is not None)
+        told = ", ".join(f"{side} {end:g}" for side, end in ends.items() if end is not None)
+        return told if self.smallest is None else f"{told} by {self.smallest:g} or more"
 
 
 class Claim(Strict):
@@ -83,7 +97,7 @@ class Outcome(Condition):
     """A condition, the interval that was found (None: it could not be measured), and where it lies."""
 
     interval: Measured | None
-    lies: Literal["inside", "outside", "across", "nowhere"]
+    lies: Lies
 
     def __str__(self) -> str:
         """In words: the interval, its N, and where it lies."""
@@ -94,7 +108,7 @@ class Outcome(Condition):
 
 
 class Verdict(Strict):
-    """The word, what decided it (a condition, or too few seeds), and every condition's outcome."""
+    """The word, what decided it (a condition, or a reason in words), and every condition's outcome."""
 
     word: Word
     decided_by: str
@@ -103,7 +117,7 @@ class Verdict(Strict):
     seeds: int = Field(ge=1)
 
     def intervals(self) -> dict[str, Interval | None]:
-        """The condition, or the number of seeds, that decided."""
+        """Intervals by condition, None for what was not measured."""
         found = {name: outcome.interval for name, outcome in self.conditions.items()}
         return {name: Interval(**one.model_dump()) if one else None for name, one in found.items()}
 

@@ -13,6 +13,8 @@ from scipy.stats import norm, t
 from vlalign_utils.evidence.claim_rules import (
     Claim,
     ClaimError,
+    Condition,
+    Lies,
     Measured,
     Outcome,
     Verdict,
@@ -116,11 +118,22 @@ def of_curve(
     return Interval(observed, float(low), float(high), n)
 
 
-def judge(claim: Claim, intervals: Mapping[str, Interval | None], seeds: int = 1) -> Verdict:
+def judge(
+    claim: Claim,
+    intervals: Mapping[str, Interval | None],
+    seeds: int = 1,
+    not_applicable: str | None = None,
+) -> Verdict:
     """The verdict on a claim, by the rule at the head of claims.yml.
 
-    `intervals` has one entry per condition, None where it could not be measured. Only strict inequalities
-    count: an interval that touches its boundary decides nothing.
+    Args:
+        claim: with its conditions.
+        intervals: one entry per condition, None where it could not be measured.
+        seeds: that training was repeated from.
+        not_applicable: the reason why the claim cannot be asked of this model, such as no abstraction phase.
+
+    Only strict inequalities count: an interval that touches its boundary decides nothing. Equivalence is
+    shown by two one-sided tests at once (Schuirmann 1987): the interval lies within `smallest` of the end.
     Raises ClaimError for a condition that is missing or unknown, or an interval that is not finite.
     """
     for what, names in {
@@ -133,11 +146,16 @@ def judge(claim: Claim, intervals: Mapping[str, Interval | None], seeds: int = 1
     short = f"too few seeds ({seeds} of {claim.seeds})" if seeds < claim.seeds else None
     no_guard = next((name for name, o in found.items() if o.guard and o.lies != "inside"), None)
     outside = next((name for name, o in found.items() if o.lies == "outside"), None)
+    equal = next((name for name, o in found.items() if o.lies == "equal"), None)
     unclear = next((name for name, o in found.items() if o.lies != "inside"), None)
-    if why := short or no_guard:
-        word: Word = "undecided"
+    if why := not_applicable:
+        word: Word = "not applicable"
+    elif why := short or no_guard:
+        word = "undecided"
     elif why := outside:
         word = "contradicted"
+    elif why := equal:
+        word = "equivalent"
     elif why := unclear:
         word = "undecided"
     else:
@@ -157,8 +175,19 @@ def _outcome(claim: Claim, name: str, interval: Interval | None) -> Outcome:
         raise ClaimError(f"claim '{claim.id}': {name}: {first['loc'][0]}: {first['msg']}") from None
     above = -float("inf") if condition.above is None else condition.above
     below = float("inf") if condition.below is None else condition.below
-    outside = measured.high < above or measured.low > below
-    inside = above < measured.low and measured.high < below
-    return Outcome(
-        **region, interval=measured, lies="inside" if inside else "outside" if outside else "across"
-    )
+    if _equal(condition, measured):
+        lies: Lies = "equal"
+    elif measured.high < above or measured.low > below:
+        lies = "outside"
+    elif above < measured.low and measured.high < below:
+        lies = "inside"
+    else:
+        lies = "across"
+    return Outcome(**region, interval=measured, lies=lies)
+
+
+def _equal(condition: Condition, measured: Measured) -> bool:
+    if condition.smallest is None:
+        return False
+    end, room = condition.end(), condition.smallest
+    return end - room < measured.low and measured.high < end + room

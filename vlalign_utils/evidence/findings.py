@@ -56,6 +56,8 @@ def verdict(name: str, judged: Verdict) -> str:
 def reason(judged: Verdict) -> str:
     """The reason of a verdict, as a clause: a condition with its interval and region, or too few seeds."""
     outcome = judged.conditions.get(judged.decided_by)
+    if judged.word == "not applicable":
+        return judged.decided_by
     if outcome is None:
         main = next(iter(judged.conditions))
         return f"{judged.decided_by}; {main} is {_cell(judged.conditions[main])}"
@@ -68,6 +70,8 @@ def reason(judged: Verdict) -> str:
         several = f", and all {others} others hold"
         rest = {0: "", 1: ", and its other condition holds too"}.get(others, several)
         return f"{measured}, {needed} as it should be{rest}"
+    if judged.word == "equivalent":
+        return f"{measured}, less than the smallest effect of interest, {outcome.smallest:g}, on either side"
     if outcome.guard:
         return f"{measured}, not clearly {needed}, so that the measurement itself is not shown to work"
     if judged.word == "contradicted":

@@ -239,11 +239,16 @@ class Report:
         self.results.tables[name] = Table(columns=columns, rows=rows)
 
     def claim(
-        self, name: str, intervals: Mapping[str, Interval | None], seeds: int = 1
+        self,
+        name: str,
+        intervals: Mapping[str, Interval | None],
+        seeds: int = 1,
+        not_applicable: str | None = None,
     ) -> claim_rules.Verdict:
         """Judge one claim of claims.yml by the intervals of its conditions, add the verdict, and return it.
 
-        None stands for a condition that could not be measured. Raises ClaimError for an unknown claim or
+        None stands for a condition that could not be measured; `not_applicable` is a reason, in a clause, why
+        the claim cannot be asked of this model. Raises ClaimError for an unknown claim or
         condition, a missing one, or a claim of another chapter; ResultsError for NaN or a claim judged twice.
         """
         known = claim_rules.claim(name)
@@ -257,7 +262,7 @@ class Report:
             if found is not None:
                 value, low, high = (_number(x, f"claim '{name}', '{what}'") for x in found[:3])
                 stored[what] = Interval(value, low, high, found.n)
-        verdict = claims.judge(known, stored, seeds)
+        verdict = claims.judge(known, stored, seeds, not_applicable)
         self.results.claims[name] = verdict
         return verdict
 

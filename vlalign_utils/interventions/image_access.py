@@ -1,8 +1,8 @@
 """From which layer on the image is needed, and up to which layer it may come late.
 
 Each edit has one layer k as its argument. Images zeroed, frozen or cut off *from k on* cost nothing once the
-work on them is done (2601.08151). Images *inserted at k* (2504.19327) are out of reach below k, and enter it as
-the connector made them: where that costs nothing, the layers below were not needed for them.
+work on them is done (2601.08151). Images *inserted at k* (2504.19327) are out of reach below k, and enter it
+as the connector made them: where that costs nothing, the layers below were not needed for them.
 """
 
 from collections.abc import Callable, Sequence

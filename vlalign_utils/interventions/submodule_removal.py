@@ -5,6 +5,7 @@ A removed submodule adds nothing to the residual stream. Source: SubFit 2606.025
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.progress import progress
 from vlalign_utils.inference.scoring import evaluate
-from vlalign_utils.interventions.sweep import Sweep, answered, windows
+from vlalign_utils.interventions.sweep import Mask, Sweep, answered, windows
 
 PARTS = {"attention": ("attention",), "MLP": ("MLP",), "both": ("attention", "MLP")}
 
@@ -42,10 +43,16 @@ def submodules(layer: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 @contextmanager
-def removed(vlm: VLM, first: int, last: int, parts: Sequence[str] = PARTS["both"]) -> Iterator[VLM]:
+def removed(
+    vlm: VLM, first: int, last: int, parts: Sequence[str] = PARTS["both"], tokens: Mask | None = None
+) -> Iterator[VLM]:
     """Run the body with these submodules of layers `first..last` giving zeros; weights are not touched.
 
-    Raises IndexError for layers that are not there, ValueError as `submodules` does and for unknown parts.
+    `tokens` are the positions [batch, tokens] that get zeros, None for all; the others still see their keys
+    and values.
+
+    Raises IndexError for layers that are not there, ValueError as `submodules` does, for unknown parts and,
+    in the body, where a submodule does not return one state for each of the tokens.
     """
     check_layer(first, "first", 0, vlm.n_layers - 1)
     check_layer(last, "last", first, vlm.n_layers - 1)
@@ -55,14 +62,27 @@ def removed(vlm: VLM, first: int, last: int, parts: Sequence[str] = PARTS["both"
     found = [submodules(vlm.layers[k]) for k in range(first, last + 1)]
     with ExitStack() as hooks:
         for module in (m for of_layer in found for part in parts for m in of_layer[part]):
-            hooks.callback(module.register_forward_hook(_nothing).remove)
+            hooks.callback(module.register_forward_hook(partial(_nothing, tokens)).remove)
         yield vlm
 
 
-def _nothing(module: nn.Module, args: Any, output: Any) -> Any:
+def _nothing(tokens: Mask | None, module: nn.Module, args: Any, output: Any) -> Any:
     if isinstance(output, Tensor):
-        return torch.zeros_like(output)
-    return (torch.zeros_like(output[0]), *output[1:])
+        return _without(output, tokens, module)
+    return (_without(output[0], tokens, module), *output[1:])
+
+
+def _without(states: Tensor, tokens: Mask | None, module: nn.Module) -> Tensor:
+    if tokens is None:
+        return torch.zeros_like(states)
+    if states.numel() != tokens.numel() * states.shape[-1]:
+        raise ValueError(
+            f"{type(module).__name__} returns states of shape {list(states.shape)}, which are not those of "
+            f"{list(tokens.shape)} tokens: it cannot be skipped for some of them"
+        )
+    # Experts may return all tokens in one dimension.
+    gone = tokens.reshape(*states.shape[:-1], 1).to(states.device)
+    return states.masked_fill(gone, 0)
 
 
 SIDES = ("images", "captions")

@@ -41,7 +41,7 @@ def about(claim: Claim, judged: dict[str, Verdict], models: int) -> str:
 
 
 def _decided(verdict: Verdict) -> bool:
-    return verdict.word != "undecided"
+    return verdict.word not in ("undecided", "not applicable")
 
 
 def _in_models(words: list[str], counts: Counter[str], tested: int, models: int) -> str:

@@ -16,7 +16,7 @@ from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture, Registry
 
 NOT_RUN = "not run"
-WORDS = ("supported", "contradicted", "undecided", NOT_RUN)
+WORDS = (*claim_rules.WORDS, NOT_RUN)
 Verdicts = dict[str, Verdict | None]  # by architecture
 
 
@@ -34,7 +34,10 @@ def _verdict(claim: Claim, arch: Architecture, root: Path) -> Verdict | None:
         return None
     path = root / f"{toc.chapter(arch.name, claim.chapter)}.json"
     stored = read(path).claims.get(claim.id)
-    if stored is not None and claims.judge(claim, stored.intervals(), stored.seeds) != stored:
+    if stored is None:
+        return None
+    reason = stored.decided_by if stored.word == "not applicable" else None
+    if claims.judge(claim, stored.intervals(), stored.seeds, reason) != stored:
         command = f"make run ARCH={arch.name} NB={claim.chapter}"
         raise ResultsError(f"{path}: '{claim.id}' was judged by another {claim_rules.FILE}; run: {command}")
     return stored
