@@ -21,6 +21,7 @@ from vlalign_utils.evidence.claim_rules import (
     Word,
     level,
 )
+from vlalign_utils.evidence.crossed import crossed_mean
 from vlalign_utils.evidence.intervals import Interval, resampled_means, rng
 
 RESAMPLES = 10_000  # at nine claims 28 of them lie beyond either end of an interval
@@ -44,8 +45,8 @@ def interval(
 
     `confidence` is the interval's level, by default `level()`, at which claims are decided.
 
-    Items: the bootstrap of `of_curve`. Seeds: Student's t over their means, for three of them say little
-    about others. Both errors are added as independent ones are. For a paired comparison pass `a - b`.
+    One seed: the bootstrap of `of_curve` over items. Several: seeds and items as crossed factors, as
+    `crossed_mean` has them. For a paired comparison pass `a - b`.
     Raises ValueError when there is a single value, or one is not finite.
     """
     table = np.atleast_2d(values)
@@ -53,17 +54,13 @@ def interval(
         raise ValueError(f"values of shape {values.shape} have no interval; pass [items] or [seeds, items]")
     at = level() if confidence is None else confidence
     seeds, items = table.shape
-    mean = float(table.mean())
-    spread = 0.0
-    if seeds > 1:
-        error = table.mean(axis=1).std(ddof=1) / np.sqrt(seeds)
-        spread = float(t.ppf((1 + at) / 2, seeds - 1) * error)
     if items == 1:
+        mean, error = float(table.mean()), float(table.std(ddof=1)) / np.sqrt(seeds)
+        spread = float(t.ppf((1 + at) / 2, seeds - 1) * error)
         return Interval(mean, mean - spread, mean + spread, seeds)
-    low, high = of_curve(table.mean(axis=0)[:, None], lambda means: means[:, 0], seed, at)[1:3]
-    return Interval(
-        mean, mean - float(np.hypot(mean - low, spread)), mean + float(np.hypot(high - mean, spread)), items
-    )
+    if seeds > 1:
+        return crossed_mean(table, at, (-np.inf, np.inf))
+    return of_curve(table[0][:, None], lambda means: means[:, 0], seed, at)
 
 
 def ratio(
