@@ -34,6 +34,14 @@ RUNS = [(entry.name, notebook) for entry in TRIED for notebook in entry.notebook
 RUNS.append((COMPARISON, ENTRIES.comparison))
 NOTEBOOKS = [*ENTRIES.notebooks, ENTRIES.comparison]
 HAVE = {notebook: [arch for arch, other in RUNS if other == notebook] for notebook in NOTEBOOKS}
+# A model of thirty layers takes minutes where one of eight takes seconds: fewer items, windows and targets.
+WIDE = {"width": 10, "stride": 10}
+SMALLER = {
+    "01_model": {"items": 4},
+    "02_probing": {"items": 40, "lens_items": 8},
+    "04_causal": {"items": 10, "removal_width": 10, **WIDE},
+    "06_patching": {"items": 10, "targets": [0], **WIDE},
+}
 # A notebook is run again for one architecture, each for another one where it can be.
 AGAIN = [(archs[i % len(archs)], notebook) for i, (notebook, archs) in enumerate(HAVE.items())]
 pytestmark = pytest.mark.timeout(1800)  # a test may wait for another process that runs the notebook
@@ -64,8 +72,10 @@ def executed(project: Path, arch: str, notebook: str) -> Path:
         for needed in RUNS[:-1]:
             executed(project, *needed)
     page = project / "book" / "results" / arch / f"{notebook}.ipynb"
+    entry = ENTRIES.architectures.get(arch)  # none for the comparison
+    params = {} if entry is None or entry.laboratory else SMALLER.get(notebook, {})
     with FileLock(project.parent / f"{arch}-{notebook}.lock"):
-        return page if page.is_file() else execute(notebook, arch, quick=True, root=project)
+        return page if page.is_file() else execute(notebook, arch, params, quick=True, root=project)
 
 
 # nbval compares pictures only where nbdime is installed, and then prints whole notebooks.

@@ -336,10 +336,11 @@ architectures:
     def test_this_book_names_the_scale_of_its_models(self) -> None:
         told = scale.about_all(registry.load(), ROOT)
         assert re.search(
-            r"5 models \(LLaVA style from 3 seeds\), trained from scratch by this project: 1\.", told
+            r"6 models \(LLaVA style from 3 seeds\), 5 of them trained from scratch by this project: 1\.",
+            told,
         )
         assert "million weights" in told
-        assert "a vocabulary of 215 to 218 tokens" in told
+        assert "a vocabulary of 215 to 49,152 tokens" in told
 
 
 HIGHER, LOWER, NEAR = INSIDE, OUTSIDE, ACROSS

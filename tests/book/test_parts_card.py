@@ -129,6 +129,22 @@ def test_a_chain_is_scored_with_its_seeds_and_a_seed_alone(root: Path) -> None:
     assert "| tiny\\-1, 1 seed |" in parts_card.render(root / "zoo" / "tiny-1", registry.load(root))
 
 
+def test_a_missed_bar_comes_with_what_the_tower_sees_by_itself(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sentence = root / "zoo" / "tiny", "by nearest images in the held-out style"
+    assert sentence not in parts_card.render(folder, registry.load(root))
+    monkeypatch.setitem(RIGHT, "naming", (("trained styles", "held-out style"), (0, 8, 10)))
+    for more, name in enumerate(("tiny", "tiny-1")):
+        (root / "zoo" / name / FILE).write_text(json.dumps(scores(name, more)))
+    alone = {"value": 0.55, "low": 0.4, "high": 0.6, "chance": 0.01, "n": 99}
+    after = {"before": {"name, trained things": alone}, "after": {"name, trained things": alone}}
+    (folder / "tower_scores.json").write_text(json.dumps(after))
+    page = parts_card.render(folder, registry.load(root)).replace("\\", "")
+    told = f"{sentence}, it names 0.55 [0.40, 0.60] of the trained things (for naming, held-out style, tiny)."
+    assert told in page
+
+
 def test_a_chain_without_scores_says_what_to_run(root: Path) -> None:
     (root / "zoo" / "tiny" / FILE).unlink()
     page = parts_card.render(root / "zoo" / "tiny", registry.load(root))

@@ -1,15 +1,18 @@
 """What chains of pretrained parts can do: scores of every stage, by suite, beside the bars set in advance."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.evidence.crossed import crossed_mean
 from vlalign_utils.evidence.findings import counted, joined
+from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture, Registry
 from vlalign_utils.zoo.bars import THINGS, Bar, measured
+from vlalign_utils.zoo.parts_build import TOWER_SCORES
 from vlalign_utils.zoo.scores_file import CURVE, FILE, STRICT, ChainScores, of_seeds, read_scores
 
 PAGE = "abilities.md"
@@ -22,6 +25,10 @@ LEARNING = """Where bars are missed: what the last stage had reached after parts
 seed, on half as many items. The learning rate falls to nothing only at the end, so that the earlier columns
 are a little low."""
 YES_NO = {True: "yes", False: "**no**"}
+ALONE = {
+    "name, trained things": "names {} of the trained things",
+    "kind, held-out things": "tells the kind of {} of the held-out things",
+}
 
 
 class Chain(NamedTuple):
@@ -31,6 +38,7 @@ class Chain(NamedTuple):
     stages: list[str]
     seeds: list[ChainScores]
     curve: ChainScores | None = None  # of the first seed, after numbers of images
+    tower: Mapping[str, Interval] = {}  # what its tower tells apart by itself, in the held-out style
 
     @property
     def last(self) -> str:
@@ -46,7 +54,10 @@ def chains(entries: Registry, root: Path) -> list[Chain]:
         same = [arch, *(other for other in entries.architectures.values() if other.repeats == name)]
         seeds = [scores for one in same if (scores := _scores(one, root)) is not None]
         if seeds:
-            found.append(Chain(arch.title, arch.stages, seeds, read_scores(root / arch.model / CURVE)))
+            folder = root / arch.model
+            found.append(
+                Chain(arch.title, arch.stages, seeds, read_scores(folder / CURVE), tower_alone(folder))
+            )
     return found
 
 
@@ -69,7 +80,7 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
 
 def against_bars(known: Sequence[Chain]) -> str:
     """A table of the last stage of each chain beside every bar, and a sentence on those that are missed."""
-    first, rows, missed = known[0].seeds[0], [], []
+    first, rows, missed, limits = known[0].seeds[0], [], [], []
     for asked in THINGS:
         cells = []
         for chain in known:
@@ -78,6 +89,7 @@ def against_bars(known: Sequence[Chain]) -> str:
             if found is not None and not asked.reached(found):
                 short = f"{found.value:.2f} where {asked.least:.2f} is asked".replace("-", "−")
                 missed.append(f"{named(asked)} ({chain.title}: {short})")
+                limits += _limit(chain, asked)
         about = first.suites.get(asked.suite)
         n = "" if about is None else number(len(about.rows(asked.group)))
         blind = "" if about is None or asked.beside else number(first.chance(asked.suite, asked.group))
@@ -87,7 +99,27 @@ def against_bars(known: Sequence[Chain]) -> str:
         columns += [f"{text(chain.title)}, {counted(len(chain.seeds), 'seed')}", "reached"]
     columns += ["chance", "N"]
     told = f"Missed: {joined(missed)}." if missed else "Every bar that has been measured is reached."
-    return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told)])
+    alone = (
+        " What lies behind a tower cannot see more than it does: by nearest images in the held-out style, it"
+    )
+    by_itself = f"{alone} {joined(limits)}." if limits else ""
+    return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told + by_itself)])
+
+
+def _limit(chain: Chain, asked: Bar) -> list[str]:
+    """A clause on how much of what a missed bar asks for the tower of a chain sees by itself."""
+    if asked.tower is None or asked.tower not in chain.tower:
+        return []
+    alone = chain.tower[asked.tower]
+    share = f"{alone.value:.2f} [{alone.low:.2f}, {alone.high:.2f}]"
+    return [f"{ALONE[asked.tower].format(share)} (for {named(asked)}, {chain.title})"]
+
+
+def tower_alone(folder: Path) -> dict[str, Interval]:
+    """What the tower of a chain tells apart by itself after its training; empty where that was not scored."""
+    path = folder / TOWER_SCORES
+    after = json.loads(path.read_bytes())["after"] if path.is_file() else {}
+    return {what: Interval(s["value"], s["low"], s["high"], s["n"]) for what, s in after.items()}
 
 
 def named(asked: Bar) -> str:

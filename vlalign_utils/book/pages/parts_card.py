@@ -138,7 +138,8 @@ def _scores(folder: Path, entries: Registry) -> Iterator[str]:
         yield f"Not scored yet: {code(f'make zoo CHAIN={folder.name}')} does it."
         return
     curve = read_scores(folder / CURVE)
-    chain = Chain(folder.name, list(STAGES), [own, *_again(folder, entries)], curve)
+    seeds = [own, *_again(folder, entries)]
+    chain = Chain(folder.name, list(STAGES), seeds, curve, abilities.tower_alone(folder))
     yield f"{abilities.RULES} The stages were scored in {own.dtype}."
     yield abilities.against_bars([chain])
     yield abilities.by_stage(chain)
