@@ -99,9 +99,7 @@ def against_bars(known: Sequence[Chain]) -> str:
         columns += [f"{text(chain.title)}, {counted(len(chain.seeds), 'seed')}", "reached"]
     columns += ["chance", "N"]
     told = f"Missed: {joined(missed)}." if missed else "Every bar that has been measured is reached."
-    alone = (
-        " What lies behind a tower cannot see more than it does: by nearest images in the held-out style, it"
-    )
+    alone = " How much the tower alone gives to build on: by nearest images in the held-out style, it"
     by_itself = f"{alone} {joined(limits)}." if limits else ""
     return "\n".join([table(columns, f"lr{'rl' * len(known)}rr", rows), text(told + by_itself)])
 
