@@ -32,7 +32,19 @@ def test_a_planted_plateau_has_its_height_and_is_wider_by_its_layers():
     wide, narrow = np.array([0.1, 0.5, 0.5, 0.5, 0.1]), np.array([0.1, 0.1, 0.5, 0.1, 0.1])
     assert plateau.height(np.tile(wide, (7, 1)), 0.1) == pytest.approx(0.5)
     both = np.concatenate([wide, narrow])[None]
-    assert plateau.wider(both, 0.1) == pytest.approx(2 / 5)
+    assert plateau.wider(both, 0.1) == pytest.approx(0.5)  # two layers of four
+
+
+def test_a_width_is_that_of_the_lines_between_layers():
+    curves = np.random.default_rng(1).random((50, 9))
+    fine = np.linspace(0, 8, 80_001)
+    for curve, found in zip(curves, plateau.width(curves, 0.1), strict=True):
+        line, top = np.interp(fine, np.arange(9), curve), 10_000 * int(curve.argmax())
+        below = np.flatnonzero(line < 0.1 + plateau.SHARE * (curve.max() - 0.1))
+        left = below[below < top].max(initial=-1) + 1
+        right = below[below > top].min(initial=len(fine)) - 1
+        assert found == pytest.approx((right - left) / 80_000, abs=1e-4)
+    assert plateau.width(np.array([[0.1, 0.3, 0.2]]), chance=0.5) == 0
 
 
 def test_a_share_outside_its_range_is_refused():

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vlalign_utils.analysis.cka import linear_cka
 from vlalign_utils.evidence.intervals import rng
-from vlalign_utils.evidence.nulls import half_samples, shuffled
+from vlalign_utils.evidence.nulls import above_strongest, half_samples, shuffled
 
 
 def test_all_pairings_are_given_at_once_and_are_seeded() -> None:
@@ -45,3 +45,15 @@ def test_half_samples_of_cka_are_as_wide_as_its_spread_over_new_items() -> None:
         band = half_samples(lambda items, x=x, y=y: np.array([linear_cka(x[items], y[items])]), 120)
         widths.append((band.high - band.low)[0] / 2 / 1.96)
     assert np.mean(widths) == pytest.approx(spread, rel=0.2)
+
+
+def test_what_is_above_the_strongest_null_is_above_each() -> None:
+    stream = rng(0, "values")
+    values, one, other = (stream.random((40, 5)) for _ in range(3))
+    other[:, 3] += 1
+    found = above_strongest(values, {"one": one, "other": other, "flat": np.full((40, 1), 0.1)})
+    for point in range(5):
+        null = max((one[:, point], other[:, point]), key=np.mean)
+        assert found[:, point] == pytest.approx(values[:, point] - null)
+    with pytest.raises(ValueError, match="there is no null"):
+        above_strongest(values, {})

@@ -5,13 +5,16 @@ such as that of bags of words; what is claimed of it is tested on the other half
 compared *before*, *inside* and *after* it.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from vlalign_utils.analysis import plateau
+from vlalign_utils.evidence.claims import halves
+from vlalign_utils.evidence.findings import shown
+from vlalign_utils.evidence.intervals import Interval, bootstrap_mean
 
 Span = tuple[int, int]
 
@@ -58,6 +61,60 @@ def locate(
     return Phase(first, int(first + width - 1), int(rise.argmax()))
 
 
+@dataclass(frozen=True)
+class Search:
+    """A phase that was located on one half of the items, and what the other half says of it.
+
+    `tests` are the mean excess inside it: above the null, above point 0, and above the lowest later point
+    (which the first half chose), with 95 % intervals. Empty where nothing was located, or no layer lies behind.
+    """
+
+    candidate: Phase | None
+    tests: dict[str, Interval]
+
+    @property
+    def phase(self) -> Phase | None:
+        """The candidate, where all tests are passed: the excess rises from words, is no bag, and falls again."""
+        passed = bool(self.tests) and all(found.low > 0 for found in self.tests.values())
+        return self.candidate if passed else None
+
+    def told(self) -> str:
+        """In a clause: where the phase is, with the overlap inside it, or why there is none."""
+        if self.phase is None:
+            return f"there is no abstraction phase: {self.missing()}"
+        name, inside = next(iter(self.tests.items()))
+        where = f"layers {self.phase.first} to {self.phase.last}, most in {self.phase.peak}"
+        return f"texts that say the same in other words are alike in {where}: their overlap {name} is {shown(inside)}"
+
+    def missing(self) -> str:
+        """In a clause, why there is no phase; empty where there is one."""
+        if self.candidate is None:
+            return "texts that say the same in other words are never more alike than as means of their words"
+        if not self.tests:
+            return "texts that say the same in other words stay alike up to the last layer"
+        failed = next((name for name, found in self.tests.items() if found.low <= 0), None)
+        return "" if failed is None else f"the overlap {failed} is {self.tests[failed]}, not above 0"
+
+
+def search(excess: Float[np.ndarray, "items points"], seed: int = 0) -> Search:
+    """Locate the phase on one half of the items, and test on the other that it is one.
+
+    `excess` as in `locate`. Raises ValueError for fewer than two items.
+    """
+    first, second = halves(len(excess), seed)
+    found = locate(excess[first])
+    if found is None or not common_width(found, excess.shape[1] - 1):
+        return Search(found, {})
+    inside = excess[second, found.first : found.last + 1].mean(axis=1)
+    lowest = found.last + 1 + int(excess[first, found.last + 1 :].mean(axis=0).argmin())
+    against = {
+        "above bags of words": inside,
+        "above that of layer 0": inside - excess[second, 0],
+        f"above that of layer {lowest}": inside - excess[second, lowest],
+    }
+    return Search(found, {name: bootstrap_mean(values, seed) for name, values in against.items()})
+
+
 def common_width(phase: Phase, n_layers: int) -> int:
     """Layers of the widest window that fits before, inside and after a phase of a model of `n_layers`.
 
@@ -66,20 +123,28 @@ def common_width(phase: Phase, n_layers: int) -> int:
     return max(0, min(phase.first, phase.width, n_layers - 1 - phase.last))
 
 
-def by_region(phase: Phase, windows: Sequence[Span]) -> dict[str, list[int]]:
-    """Numbers of the windows (first, last), inclusive, that lie wholly before, inside and after a phase.
+def regions(phase: Phase, n_layers: int) -> dict[str, list[Span]]:
+    """Windows (first, last), inclusive, that cover the layers before, inside and behind a phase.
 
-    The effect of a region is the mean over its windows, all of one width.
+    All have the widest width that fits in all three; a region takes as few of them as cover it, evenly spaced, so
+    that some may overlap. The effect of a region is the mean over its windows. Raises ValueError where no layer
+    lies before or behind the phase.
 
-    >>> by_region(Phase(2, 4, peak=3), [(0, 1), (1, 2), (2, 3), (3, 4), (5, 6)])
-    {'before': [0], 'inside': [2, 3], 'after': [4]}
+    >>> regions(Phase(3, 6, peak=5), 16)
+    {'before': [(0, 2)], 'inside': [(3, 5), (4, 6)], 'behind': [(7, 9), (10, 12), (13, 15)]}
     """
-    regions = {
+    width = common_width(phase, n_layers)
+    if not width:
+        raise ValueError(f"no layer of {n_layers} lies on both sides of a phase in layers {phase[:2]}")
+    spans = {
         "before": (0, phase.first - 1),
         "inside": (phase.first, phase.last),
-        "after": (phase.last + 1, max(last for _, last in windows)),
+        "behind": (phase.last + 1, n_layers - 1),
     }
-    return {
-        name: [i for i, (first, last) in enumerate(windows) if low <= first and last <= high]
-        for name, (low, high) in regions.items()
-    }
+    return {name: _cover(first, last, width) for name, (first, last) in spans.items()}
+
+
+def _cover(first: int, last: int, width: int) -> list[Span]:
+    several = -(-(last - first + 1) // width)
+    starts = np.linspace(first, last - width + 1, several).round().astype(int).tolist()
+    return [(start, start + width - 1) for start in starts]

@@ -35,10 +35,36 @@ def height(values: Float[np.ndarray, "items layers"], chance: float) -> float:
     return float(values[:, first : first + width].mean())
 
 
+def width(
+    means: Float[np.ndarray, "draws layers"], chance: float, share: float = SHARE
+) -> Float[np.ndarray, " draws"]:
+    """Width of each curve's plateau as a share of the depth, from where the curve, drawn with straight lines
+    between its layers, rises to the plateau's level to where it falls below; 0 where nothing is above chance.
+
+    >>> width(np.array([[0.0, 1.0, 1.0, 0.6, 0.2]]), 0.0).round(3)
+    array([0.425])
+    """
+    first, layers = span(means, chance, share)
+    last, end = first + layers - 1, means.shape[1] - 1
+    rows = np.arange(len(means))
+    level = chance + share * (means.max(axis=1) - chance)
+
+    def beyond(inside: Int[np.ndarray, " draws"], step: int) -> Float[np.ndarray, " draws"]:
+        """How far the curve stays above its level behind the plateau's end, up to the next layer."""
+        outside = np.clip(inside + step, 0, end)
+        fall = means[rows, inside] - means[rows, outside]
+        above = means[rows, inside] - level
+        part: Float[np.ndarray, " draws"] = np.divide(above, fall, out=np.zeros(len(means)), where=fall > 0)
+        return part
+
+    wide = (last - first + beyond(first, -1) + beyond(last, 1)) / end
+    return np.where(means.max(axis=1) > chance, wide, 0.0)
+
+
 def wider(means: Float[np.ndarray, "draws twice_layers"], chance: float) -> Float[np.ndarray, " draws"]:
-    """Width of the plateau of the first half of each row minus that of the second, as a share of all layers.
+    """Width of the plateau of the first half of each row minus that of the second, as a share of the depth.
 
     Two curves stand side by side in a row, so that both are resampled with the same items.
     """
     one, other = np.split(means, 2, axis=1)
-    return (span(one, chance)[1] - span(other, chance)[1]) / one.shape[1]
+    return width(one, chance) - width(other, chance)

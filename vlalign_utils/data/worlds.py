@@ -25,7 +25,8 @@ class World:
     `knowledge` is the suite that asks for facts that only training texts state. `probed` are the concepts
     that are asked for unless others are named, and `lens` those whose words lenses look for. `wordings` are
     the texts of a pair that chapters compare, with what they are called: the first is its caption, the second
-    the one that concepts have, too, where there is one. `caption_pairs` and `minimal_pairs` take a number, a
+    the one that concepts have, too, where there is one. `meanings` are those of them that say what the caption
+    says with hardly a word in common. `caption_pairs` and `minimal_pairs` take a number, a
     seed and a split.
     """
 
@@ -37,6 +38,7 @@ class World:
     probed: tuple[str, ...]
     lens: tuple[str, ...]
     wordings: Mapping[str, str]
+    meanings: tuple[str, ...]
     caption_pairs: Callable[[int, int, Split], list[Pair]]
     minimal_pairs: Callable[[int, int, Split], list[MinimalPair]]
 
@@ -61,6 +63,15 @@ class World:
         """The words that name each item's value of a concept in these wordings."""
         return concepts.concept_words(self._concept(concept), items, wordings)
 
+    def texts(self, items: Sequence[Pair]) -> dict[str, list[str]]:
+        """The captions of pairs and the texts that mean the same, by what the wording is called.
+
+        >>> list(WORLDS["things"].texts(WORLDS["things"].caption_pairs(2, 0, "test")))
+        ['caption', 'description', 'association']
+        """
+        chosen = (next(iter(self.wordings)), *self.meanings)
+        return {self.wordings[one]: [pair.caption[one] for pair in items] for one in chosen}
+
     def _concept(self, name: str) -> Concept:
         if name not in self.concepts:
             known = ", ".join(self.concepts)
@@ -81,6 +92,7 @@ WORLDS = {
             probed=("colour", "form", "size", "position", "count", "digit", "word", "kind", "owner"),
             lens=("form", "colour"),
             wordings={"en": "English", "it": "Italian"},
+            meanings=("it",),  # word for word: alike as bags of words, too
             caption_pairs=pairs.caption_pairs,
             minimal_pairs=minimal_pairs.minimal_pairs,
         ),
@@ -99,6 +111,7 @@ WORLDS = {
                 "associated": "association",
                 "it": "Italian names",
             },
+            meanings=("described", "associated"),
             caption_pairs=things_pairs.caption_pairs,
             minimal_pairs=things_minimal_pairs.minimal_pairs,
         ),

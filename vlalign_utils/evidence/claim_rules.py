@@ -52,10 +52,10 @@ class Condition(Strict):
         return next(end for end in (self.above, self.below) if end is not None)
 
     def region(self) -> str:
-        """The region in words: `above 0.15, below 0.75`, `above 0 by 0.05 or more`."""
+        """The region in words: `above 0.15, below 0.75`, `above 0, of interest from 0.05 on`."""
         ends = {"above": self.above, "below": self.below}
         told = ", ".join(f"{side} {end:g}" for side, end in ends.items() if end is not None)
-        return told if self.smallest is None else f"{told} by {self.smallest:g} or more"
+        return told if self.smallest is None else f"{told}, of interest from {self.smallest:g} on"
 
 
 class Claim(Strict):

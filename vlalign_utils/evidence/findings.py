@@ -53,6 +53,26 @@ def verdict(name: str, judged: Verdict) -> str:
     return sentence(f"“{says}” is {judged.word}: {reason(judged)}")
 
 
+def several(says: str, judged: Mapping[str, Verdict]) -> str:
+    """A sentence on claims that say the same of several things: the verdict of each, with what decided it.
+
+    >>> from vlalign_utils.evidence.claim_rules import Verdict
+    >>> none = Verdict(word="not applicable", decided_by="no phase was found", conditions={}, level=0.95, seeds=1)
+    >>> several("An edit costs more inside", {"tokens frozen": none})
+    '“An edit costs more inside” is not applicable for tokens frozen (no phase was found).'
+    """
+    told = [f"{one.word} for {name} ({_short(one)})" for name, one in judged.items()]
+    return sentence(f"“{says}” is {joined(told)}")
+
+
+def _short(judged: Verdict) -> str:
+    outcome = judged.conditions.get(judged.decided_by)
+    if outcome is None:
+        return judged.decided_by
+    guard = f"{judged.decided_by} " if outcome.guard else ""
+    return f"{guard}{_cell(outcome)}"
+
+
 def reason(judged: Verdict) -> str:
     """The reason of a verdict, as a clause: a condition with its interval and region, or too few seeds."""
     outcome = judged.conditions.get(judged.decided_by)

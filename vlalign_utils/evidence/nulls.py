@@ -1,6 +1,6 @@
 """Nulls and intervals for statistics of two representations: pairs shuffled, items halved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -51,3 +51,26 @@ def half_samples(
     value = np.asarray(statistic(np.arange(n)), dtype=np.float64)
     margin = float(norm.ppf((1 + level) / 2)) * halves.std(axis=0, ddof=1)
     return Band(value, value - margin, value + margin, n)
+
+
+def above_strongest(
+    values: Float[np.ndarray, "items points"], by_luck: Mapping[str, Float[np.ndarray, "items points"]]
+) -> Float[np.ndarray, "items points"]:
+    """Values minus the null that is highest on average at each point, item by item.
+
+    Nulls have the shape of the values; one of a single point, [items, 1], stands for all. Which one is highest
+    is seen on the same items, so that the excess is too small rather than too large. Raises ValueError
+    without a null.
+
+    >>> values = np.array([[0.5, 0.9]])
+    >>> above_strongest(values, {"bags": np.array([[0.2]]), "shuffled": np.array([[0.1, 0.4]])}).round(2)
+    array([[0.3, 0.5]])
+    """
+    if not by_luck:
+        raise ValueError("there is no null to be above: name one at least")
+    every = np.stack([np.broadcast_to(null, values.shape) for null in by_luck.values()])
+    highest = every.mean(axis=1).argmax(axis=0)
+    found: Float[np.ndarray, "items points"] = (
+        values - np.take_along_axis(every, highest[None, None], axis=0)[0]
+    )
+    return found

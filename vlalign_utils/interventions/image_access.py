@@ -2,7 +2,8 @@
 
 Each edit has one layer k as its argument. Images zeroed, frozen or cut off *from k on* cost nothing once the
 work on them is done (2601.08151). Images *inserted at k* (2504.19327) are out of reach below k, and enter it
-as the connector made them: where that costs nothing, the layers below were not needed for them.
+as the connector made them: where that costs nothing, the layers below were not needed for them. Zeroed *in
+layer k alone*, image tokens have their own stream again behind it: what is lost is what layer k reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.interventions.sweep import (
     Edits,
+    Mask,
     Positions,
     Span,
     Sweep,
@@ -45,6 +47,12 @@ def _inserted(at: Positions, k: int, n_layers: int, zero: Tensor) -> list[Edit]:
     return before if k else []
 
 
+def _in_one(run: Run, image: Mask, k: int, zero: Tensor) -> list[Edit]:
+    if k == len(run.resid) - 1:
+        return []
+    return [Patch(k, image, zero), Patch(k + 1, image, run.resid[k + 1])]
+
+
 FROM: dict[str, Access] = {
     "image zeroed": _zeroed("image"),
     "some image tokens zeroed": _zeroed("some_image"),
@@ -53,6 +61,7 @@ FROM: dict[str, Access] = {
     "image cut off": _cut,
 }
 INSERTED = "image inserted"
+IN_ONE = "image zeroed in one layer"
 
 
 def access_sweep(
@@ -74,9 +83,10 @@ def access_sweep(
         label: of the progress bar.
         stride: layers from one k to the next; n_layers, after the last layer, is always among them.
 
-    Returns a `Sweep` whose windows are (k, k) and whose edits are those of FROM, and INSERTED. Zeroed is what
+    Returns a `Sweep` whose windows are (k, k) and whose edits are those of FROM, INSERTED and IN_ONE. Zeroed is what
     enters layer k, so that all later layers find nothing of the image; frozen and cut off hold up to the last
-    layer. At n_layers the first three cost nothing, and an image inserted there is never seen.
+    layer; IN_ONE zeroes what enters layer k and gives layer k + 1 what it had. At n_layers only an image that
+    is inserted there costs something: it is never seen.
 
     Raises ValueError where images take no positions, or the model does not allow an edit.
 
@@ -95,6 +105,8 @@ def access_sweep(
     def edits(run: Run, batch: Batch) -> Edits:
         at = positions(vlm, run, batch, seed)
         zero = torch.zeros(run.resid[0].shape[-1], dtype=run.resid[0].dtype, device=run.resid[0].device)
-        return {name: [way(at, k, n_layers, zero) for k, _ in spans] for name, way in ways.items()}
+        found = {name: [way(at, k, n_layers, zero) for k, _ in spans] for name, way in ways.items()}
+        return found | {IN_ONE: [_in_one(run, at.image, k, zero) for k, _ in spans]}
 
-    return replayed(vlm, kept, list(ways), spans, edits, batch_size, label)
+    ways_told = [*ways, IN_ONE]
+    return replayed(vlm, kept, ways_told, spans, edits, batch_size, label)

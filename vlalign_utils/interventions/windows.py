@@ -11,6 +11,7 @@ from vlalign_utils.interventions.patching import patch_sweep
 from vlalign_utils.interventions.sweep import (
     Edits,
     Positions,
+    Span,
     Sweep,
     answered,
     positions,
@@ -30,6 +31,7 @@ __all__ = [
     "positions",
     "reverts",
     "sweep",
+    "sweep_spans",
     "windows",
 ]
 
@@ -87,12 +89,25 @@ def sweep(
     *,
     stride: int = 1,
 ) -> Sweep:
-    """Apply each intervention to windows of `width` layers, `stride` apart, on the items answered correctly.
+    """`sweep_spans` over windows of `width` layers, `stride` apart."""
+    spans = windows(vlm.n_layers, width, stride)
+    return sweep_spans(vlm, items, interventions, spans, seed, batch_size, label)
+
+
+def sweep_spans(
+    vlm: VLM,
+    items: Sequence[Item],
+    interventions: dict[str, Intervention],
+    spans: Sequence[Span],
+    seed: int = 0,
+    batch_size: int = 64,
+    label: str = "batches",
+) -> Sweep:
+    """Apply each intervention to windows (first, last), inclusive, on the items answered correctly.
 
     Raises ValueError when the model does not allow an intervention, as its trial found, when no item is
     answered correctly, and when one is scored otherwise than by its answer.
     """
-    spans = windows(vlm.n_layers, width, stride)
     kept = [items[row] for row in answered(vlm, items, batch_size=batch_size)]
 
     def edits(run: Run, batch: Batch) -> Edits:

@@ -21,7 +21,8 @@ from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
 from vlalign_utils.tuning.activation_memory import footprint
 from vlalign_utils.tuning.optimisers import Optimiser
-from vlalign_utils.tuning.strategies import Strategy, connector, trained
+from vlalign_utils.driver.connector import connector
+from vlalign_utils.tuning.strategies import Strategy, trained
 
 # Share left free for what no count of tensors shows: gaps in the allocator, workspaces, the driver itself.
 RESERVE = 0.1

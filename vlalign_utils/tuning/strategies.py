@@ -1,6 +1,5 @@
 """Strategies of tuning: which decoder layers, with full weights or LoRA, the connector or not."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from vlalign_utils.driver.connector import connector
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 
-_CONNECTOR = re.compile(r"projector|connector|merger|resampler")
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,3 @@ def trained(vlm: VLM, strategy: Strategy) -> list[nn.Parameter]:
     if not strategy.rank:
         chosen += [p for k in strategy.layers for p in vlm.layers[k].parameters()]
     return list({id(p): p for p in chosen}.values())
-
-
-def connector(vlm: VLM) -> list[nn.Parameter]:
-    """Parameters of the modules named like a connector. Raises ValueError when there are none."""
-    bridge = [p for name, p in vlm.model.named_parameters() if _CONNECTOR.search(name)]
-    if not bridge:
-        raise ValueError(f"{type(vlm.model).__name__} has no module that is named like a connector")
-    return bridge

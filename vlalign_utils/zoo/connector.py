@@ -6,19 +6,19 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlalign_utils.driver.connector import connector
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.tuning import strategies
 
 
 def parameters(vlm: VLM) -> dict[str, nn.Parameter]:
     """Parameters of the connector by name. Raises ValueError where there is none."""
-    own = {id(parameter) for parameter in strategies.connector(vlm)}
+    own = {id(parameter) for parameter in connector(vlm)}
     return {name: p for name, p in vlm.model.named_parameters() if id(p) in own}
 
 
 def linears(vlm: VLM) -> list[nn.Linear]:
     """Linear layers of the connector, in the order of the data. Raises ValueError where there is none."""
-    own = {id(parameter) for parameter in strategies.connector(vlm)}
+    own = {id(parameter) for parameter in connector(vlm)}
     return [m for m in vlm.model.modules() if isinstance(m, nn.Linear) and id(m.weight) in own]
 
 
