@@ -28,6 +28,7 @@ from vlalign_utils.book.pages import (
     card,
     chapter,
     claims_page,
+    depth_figure,
     downloads,
     front,
     headline,
@@ -60,7 +61,13 @@ comparison: 90_comparison
 architectures:
   tiny:
     {title: "Tiny <b>* one HOSTILE", description: "HOSTILE $5.", model: zoo/tiny, stages: [base, tuned]}
-  hub: {title: Hub, description: From a hub., model: someone/else, revision: abc, stages: [tuned]}
+  hub:
+    title: Hub
+    description: From a hub.
+    model: someone/else
+    revision: abc
+    stages: [tuned]
+    notebooks: [03_geometry, 09_where]
 """.replace("HOSTILE", HOSTILE)
 SCORE = {"value": 0.9, "low": 0.88, "high": 0.92, "n": 800, "chance": 0.125, "informative": True}
 STAGE = {"steps": 10, "examples": 1200, "batch_size": 120, "seconds": 90, "parameters_trained": 1234567}
@@ -146,15 +153,16 @@ def publish(root: Path, arch: str, notebook: str, quick: bool = False) -> None:
         if arch == "tiny"
         else {},
         tables={
-            "entry": Table(
+            view.table: Table(
                 columns=columns,
                 rows=[
-                    ["tuned", 0.0, 0.1, 0.0, 0.2],
-                    ["tuned", 1.0, 0.3, 0.2, 0.4],
-                    ["shuffled pairs", 0.0, 0.05, 0.0, 0.1],
-                    ["shuffled pairs", 1.0, 0.06, 0.0, 0.1],
+                    ["measured", 0.0, 0.1, 0.0, 0.2],
+                    ["measured", 1.0, 0.3, 0.2, 0.4],
+                    ["control", 0.0, 0.05, 0.0, 0.1],
+                    ["control", 1.0, 0.06, 0.0, 0.1],
                 ],
             )
+            for view in depth_figure.VIEWS
         }
         | ({HOSTILE: Table(columns=[HOSTILE], rows=[[HOSTILE]])} if arch == "hub" else {}),
     )
@@ -172,13 +180,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "_toc.yml").write_text(toc.render(entries))
     for arch in entries.architectures:
         publish(root, arch, "03_geometry")
+    publish(root, "hub", "09_where")
     publish(root, COMPARISON, "90_comparison")
     (root / "zoo" / "tiny").mkdir(parents=True)
     (root / "zoo" / "tiny" / "record.json").write_text(json.dumps(RECORD))
     for stage in ("base", "tuned"):
         sized(root / "zoo" / "tiny" / stage, 1_250_000)
     (root / "notebooks").mkdir()
-    for name, first in (("03_geometry", "arch"), ("90_comparison", "archs")):
+    for name, first in (("03_geometry", "arch"), ("09_where", "arch"), ("90_comparison", "archs")):
         parameters = f'{first} = ""\nout_dir = ""\nquick = False'
         nbformat.write(small_notebooks.notebook(parameters, "1"), root / "notebooks" / f"{name}.ipynb")
     chapter.note_outdated([("hub", "03_geometry")], root / toc.GENERATED)
@@ -382,45 +391,48 @@ class TestHeadline:
         assert self.told() == [headline.NOTHING]
 
     def test_all_alike_in_all(self) -> None:
-        low = self.judged("bypass", LOWER, HIGHER)
-        (told,) = self.told(bypass={"a": low, "b": low, "c": low, "a-1": low})
+        low = self.judged("compression-risk", LOWER, HIGHER, HIGHER)
+        (told,) = self.told(compression_risk={"a": low, "b": low, "c": low, "a-1": low})
         assert told == (
-            "“Visual features pass the early layers by; the model works on them in the middle” is "
-            "contradicted in all 3 models; loss in the middle minus early is −0.300 [−0.310, −0.290], N = "
-            "400, in A, and from −0.300 to −0.300 over all 3."
+            "“Taking submodules out of the middle layers harms answers about images in a way that text "
+            "benchmarks hide” is contradicted in all 3 models; vision loss minus text loss, middle minus "
+            "elsewhere is −0.300 [−0.310, −0.290], N = 400, in A, and from −0.300 to −0.300 over all 3."
         )
 
     @pytest.mark.parametrize(
         ("outcomes", "says"),
         [
-            ((LOWER, LOWER, HIGHER), "is contradicted in 2 of 3 models and supported in 1; loss"),
+            ((LOWER, LOWER, HIGHER), "is contradicted in 2 of 3 models and supported in 1; vision loss"),
             (
                 (LOWER, NEAR, HIGHER),
-                "is supported in 1 of 3 models, contradicted in 1 and undecided in 1; loss",
+                "is supported in 1 of 3 models, contradicted in 1 and undecided in 1; vision loss",
             ),
-            ((NEAR, NEAR, NEAR), "is undecided in all 3 models; loss in the middle minus early is 0.000 ["),
-            ((HIGHER, HIGHER, None), "is supported in both models that it was tested on; loss"),
-            ((NEAR, None, None), "is undecided in the one model that it was tested on; loss"),
+            (
+                (NEAR, NEAR, NEAR),
+                "is undecided in all 3 models; vision loss minus text loss, middle minus elsewhere is 0.0",
+            ),
+            ((HIGHER, HIGHER, None), "is supported in both models that it was tested on; vision loss"),
+            ((NEAR, None, None), "is undecided in the one model that it was tested on; vision loss"),
         ],
     )
     def test_any_mixture(self, outcomes: tuple[Interval | None, ...], says: str) -> None:
         found = {
-            name: None if interval is None else self.judged("bypass", interval, HIGHER)
+            name: None if interval is None else self.judged("compression-risk", interval, HIGHER, HIGHER)
             for name, interval in zip("abc", outcomes, strict=True)
         }
-        (told,) = self.told(bypass=found)
+        (told,) = self.told(compression_risk=found)
         assert says in told
         assert told.endswith(".")
 
     def test_the_most_decided_come_first_and_three_at_most(self) -> None:
         near = self.judged("entry", Interval(0.2, 0.1, 0.3, 9), HIGHER)
-        low = self.judged("bypass", LOWER, HIGHER)
+        low = self.judged("bypass", HIGHER, HIGHER)
         few = self.judged("frozen-core", HIGHER, seeds=1)
-        core = self.judged("semantic-core", None, NEAR, NEAR, NEAR)
+        core = self.judged("semantic-core", None, None, NEAR)
         told = self.told(
             entry={"a": near}, bypass={"a": low}, frozen_core={"a": few, "b": few}, semantic_core={"a": core}
         )
-        assert [sentence.split()[0] for sentence in told] == ["“Visual", "“Image", "“A"]
+        assert [sentence.split()[0] for sentence in told] == ["“Visual", "“Image", "“Image"]
         assert "undecided in the one model" in told[1]
         assert len(told) == headline.SENTENCES
 
@@ -581,12 +593,12 @@ def test_laboratory_models_are_listed_with_their_sizes(source: Path, tmp_path: P
 def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
     front.write(registry.load(source), tmp_path, source)
     figure = (tmp_path / "depth_figure.md").read_text()
-    assert "hub: highest, 0.30, at depth 1.00, its control 0.06" in figure
-    assert "shuffled pairs" in figure
+    assert "read off image tokens, hub: highest, 0.30, at depth 1.00, its control 0.06; like texts" in figure
+    assert "attended by the text: even attention" in figure
     told = (tmp_path / "headline.md").read_text()
     assert told.count("\n- ") == 2  # of the claims that its chapter judges
     assert "is supported in the one model that it was tested on" in told
-    assert "99.44 \\%" in told
+    assert "99.55 \\%" in told
     assert "Measured on 2 models" in told
     summary = (tmp_path / "summary.md").read_text()
     assert "| a\\_b | −0.25\xa0\\[−0.30,\xa0−0.20\\] |  | 400 |" in summary
@@ -597,7 +609,9 @@ class TestVerdicts:
     def test_every_cell_is_a_word_and_what_decided_it(self, source: Path, tmp_path: Path) -> None:
         verdicts.write(registry.load(source), tmp_path, source)
         shown = (tmp_path / "verdicts.md").read_text()
-        assert "Of 18 cells: 1 supported, 1 contradicted, 0 equivalent, 0 undecided, 0 not applicable, 16 not run." in shown
+        assert (
+            "Of 22 cells: 1 supported, 1 contradicted, 0 equivalent, 0 undecided, 0 not applicable, " in shown
+        )
         entry, strengthen = (
             row for row in shown.splitlines() if "#claim-entry" in row or "-strengthen" in row
         )
@@ -608,7 +622,7 @@ class TestVerdicts:
         width = "plateau width, tuned minus aligned: −0.300 \\[−0.310,\xa0−0.290\\]"
         assert f"]{{.verdict .contradicted}} {width} | [not run]" in strengthen
         table = pd.read_csv(tmp_path / "data" / "claims.csv").set_index(["claim", "architecture"])
-        assert len(table) == 18
+        assert len(table) == 22
         assert table.loc[("strengthen", "tiny"), "verdict"] == "contradicted"
         assert table.loc[("strengthen", "tiny"), "decided_by"] == "plateau width, tuned minus aligned"
         assert table.loc[("strengthen", "tiny"), ["value", "low", "high", "n"]].tolist() == [
@@ -646,8 +660,10 @@ class TestVerdicts:
         verdicts.write(registry.load(root), tmp_path, root)
         claims_page.write(registry.load(root), tmp_path, root)
         shown = (tmp_path / "verdicts.md").read_text()
-        assert "0 supported, 0 contradicted, 0 equivalent, 0 undecided, 0 not applicable, 18 not run." in shown
-        assert shown.count("[not run]") == 18
+        assert (
+            "0 supported, 0 contradicted, 0 equivalent, 0 undecided, 0 not applicable, 22 not run." in shown
+        )
+        assert shown.count("[not run]") == 22
         assert (tmp_path / "data" / "claims-conditions.csv").read_text().count("\n") == 1
 
     def test_a_verdict_by_another_rule_is_refused(self, root: Path, tmp_path: Path) -> None:
@@ -668,9 +684,9 @@ class TestVerdicts:
             assert all(
                 text(part) in page for part in (claim.says, claim.statistic, claim.against, *claim.conditions)
             )
-        assert "99.44 %: 95 % corrected for 9 claims" in page
+        assert "99.55 %: 95 % corrected for 11 claims" in page
         assert "| **−0.300 \\[−0.310,\xa0−0.290\\], outside, N\xa0=\xa0400** |" in page
-        assert "guard: plateau height minus shuffled pairs, tuned; *above 0* | 0.300" in page
+        assert "guard: plateau height above random connector, tuned; *above 0* | 0.300" in page
         assert "Hub\\: the chapter 03\\_geometry gives no verdict." in page
         assert "Hub\\: the chapter 05\\_tuning does not run on this model." in page
         table = pd.read_csv(tmp_path / "data" / "claims-conditions.csv")
@@ -682,8 +698,11 @@ class TestDownloads:
         downloads.write(registry.load(source), tmp_path, source)
         page = (tmp_path / "data.md").read_text()
         for arch in ("tiny", "hub"):
-            assert f"{{download}}`entry </_generated/data/{arch}-03_geometry-entry.csv>`" in page
-        table = pd.read_csv(tmp_path / "data" / "tiny-03_geometry-entry.csv")
+            assert (
+                f"{{download}}`profile, aligned </_generated/data/{arch}-03_geometry-profile-aligned.csv>`"
+                in page
+            )
+        table = pd.read_csv(tmp_path / "data" / "tiny-03_geometry-profile-aligned.csv")
         assert table.columns.tolist() == ["curve", "depth", "value", "low", "high"]
         assert table.value.tolist() == [0.1, 0.3, 0.05, 0.06]
         values = pd.read_csv(tmp_path / "data" / "comparison-90_comparison-values.csv")

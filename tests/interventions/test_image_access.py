@@ -28,7 +28,8 @@ def test_every_edit_equals_a_whole_forward(vlm: VLM) -> None:
     swept = image_access.access_sweep(vlm, ITEMS, seed=5, batch_size=3)
     assert swept.windows == [(k, k) for k in range(n + 1)]
     for batch in batches(vlm, ITEMS, 3):
-        at = positions(vlm, vlm.record(**batch.inputs), batch, 5)
+        run = vlm.record(**batch.inputs)
+        at = positions(vlm, run, batch, 5)
         words, zero = at.question | at.last, torch.zeros(vlm.d_model)
         for k in range(n + 1):
             expected = {
@@ -41,6 +42,10 @@ def test_every_edit_equals_a_whole_forward(vlm: VLM) -> None:
                     FreezeTokens(0, k - 1, at.image),
                     Knockout(0, k - 1, words, at.image),
                 ][: 2 * k],
+                "image zeroed in one layer": [
+                    Patch(k, at.image, zero),
+                    Patch(k + 1, at.image, run.resid[min(k + 1, n)]),
+                ][: 2 * (k < n)],
             }
             assert expected.keys() == swept.prob.keys()
             for name, edits in expected.items():

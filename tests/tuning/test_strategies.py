@@ -5,7 +5,7 @@ import pytest
 from tiny_models import build
 
 from vlalign_utils import VLM
-from vlalign_utils.tuning import strategies as module
+from vlalign_utils.driver import connector as module
 from vlalign_utils.tuning.strategies import Strategy, singles, strategies, top, trained
 
 

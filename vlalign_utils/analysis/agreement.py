@@ -64,7 +64,11 @@ def agreement(profiles: Mapping[str, Profile], layers: int, seed: int = 0) -> li
         n = min(len(profiles[one].values), len(profiles[other].values))
         moved = np.concatenate([np.roll(means[other], shift, axis=1) for shift in range(1, layers)])
         luck = np.abs(_correlations(np.repeat(means[one], layers - 1, axis=0), moved))
-        found.append(Agreement(one, other, Interval(float(value), float(low), float(high), n), float(np.quantile(luck, 0.95))))
+        found.append(
+            Agreement(
+                one, other, Interval(float(value), float(low), float(high), n), float(np.quantile(luck, 0.95))
+            )
+        )
     return found
 
 
@@ -75,7 +79,7 @@ def as_table(found: list[Agreement]) -> pd.DataFrame:
 
 
 def told(found: list[Agreement]) -> str:
-    """One sentence on all comparisons: how many agree, or are opposed, beyond luck, and the most unlike two."""
+    """One sentence on all comparisons: how many agree or are opposed beyond luck, and the most unlike two."""
     alike = sum(a.rho.low > a.shifted for a in found)
     opposed = sum(a.rho.high < -a.shifted for a in found)
     apart = min(found, key=lambda a: a.rho.value)

@@ -66,7 +66,8 @@ class Search:
     """A phase that was located on one half of the items, and what the other half says of it.
 
     `tests` are the mean excess inside it: above the null, above point 0, and above the lowest later point
-    (which the first half chose), with 95 % intervals. Empty where nothing was located, or no layer lies behind.
+    (which the first half chose), with 95 % intervals. Empty where nothing was located or
+    no layer lies behind.
     """
 
     candidate: Phase | None
@@ -74,7 +75,7 @@ class Search:
 
     @property
     def phase(self) -> Phase | None:
-        """The candidate, where all tests are passed: the excess rises from words, is no bag, and falls again."""
+        """The candidate where all tests are passed: the excess is no bag's, rises from words, and falls."""
         passed = bool(self.tests) and all(found.low > 0 for found in self.tests.values())
         return self.candidate if passed else None
 
@@ -84,7 +85,8 @@ class Search:
             return f"there is no abstraction phase: {self.missing()}"
         name, inside = next(iter(self.tests.items()))
         where = f"layers {self.phase.first} to {self.phase.last}, most in {self.phase.peak}"
-        return f"texts that say the same in other words are alike in {where}: their overlap {name} is {shown(inside)}"
+        said = "texts that say the same in other words are alike"
+        return f"{said} in {where}: their overlap {name} is {shown(inside)}"
 
     def missing(self) -> str:
         """In a clause, why there is no phase; empty where there is one."""
@@ -126,9 +128,9 @@ def common_width(phase: Phase, n_layers: int) -> int:
 def regions(phase: Phase, n_layers: int) -> dict[str, list[Span]]:
     """Windows (first, last), inclusive, that cover the layers before, inside and behind a phase.
 
-    All have the widest width that fits in all three; a region takes as few of them as cover it, evenly spaced, so
-    that some may overlap. The effect of a region is the mean over its windows. Raises ValueError where no layer
-    lies before or behind the phase.
+    All have the widest width that fits in all three; a region takes as few of them as cover it, evenly
+    spaced, so that some may overlap. The effect of a region is the mean over its windows. Raises ValueError
+    where no layer lies before or behind the phase.
 
     >>> regions(Phase(3, 6, peak=5), 16)
     {'before': [(0, 2)], 'inside': [(3, 5), (4, 6)], 'behind': [(7, 9), (10, 12), (13, 15)]}

@@ -1,4 +1,4 @@
-"""How alike a language model arranges texts that say the same in other words, layer by layer, against its null."""
+"""How alike a language model arranges texts that say the same in other words, layer by layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,9 @@ def text_overlap(
     layers = {name: layer_neighbours(found, k) for name, found in states.items()}
     bags = {name: layer_neighbours(bag_of_words(vlm, own, seed)[None], k) for name, own in texts.items()}
     every = np.arange(len(states[main]))
-    same = {name: overlap_grid(layers[main], layers[name]).double().numpy()[every, every].T for name in others}
+    same = {
+        name: overlap_grid(layers[main], layers[name]).double().numpy()[every, every].T for name in others
+    }
     null = {name: overlap_grid(bags[main], bags[name]).double().numpy()[0, 0] for name in others}
     return TextOverlap(same, null, k)
 

@@ -25,8 +25,8 @@ class World:
     `knowledge` is the suite that asks for facts that only training texts state. `probed` are the concepts
     that are asked for unless others are named, and `lens` those whose words lenses look for. `wordings` are
     the texts of a pair that chapters compare, with what they are called: the first is its caption, the second
-    the one that concepts have, too, where there is one. `meanings` are those of them that say what the caption
-    says with hardly a word in common. `caption_pairs` and `minimal_pairs` take a number, a
+    the one that concepts have, too, where there is one. `meanings` are those of them that say
+    what the caption says with hardly a word in common. `caption_pairs` and `minimal_pairs` take a number, a
     seed and a split.
     """
 

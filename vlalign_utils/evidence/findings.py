@@ -57,9 +57,9 @@ def several(says: str, judged: Mapping[str, Verdict]) -> str:
     """A sentence on claims that say the same of several things: the verdict of each, with what decided it.
 
     >>> from vlalign_utils.evidence.claim_rules import Verdict
-    >>> none = Verdict(word="not applicable", decided_by="no phase was found", conditions={}, level=0.95, seeds=1)
+    >>> none = Verdict(word="not applicable", decided_by="no phase", conditions={}, level=0.95, seeds=1)
     >>> several("An edit costs more inside", {"tokens frozen": none})
-    '“An edit costs more inside” is not applicable for tokens frozen (no phase was found).'
+    '“An edit costs more inside” is not applicable for tokens frozen (no phase).'
     """
     told = [f"{one.word} for {name} ({_short(one)})" for name, one in judged.items()]
     return sentence(f"“{says}” is {joined(told)}")

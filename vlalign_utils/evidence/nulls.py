@@ -58,9 +58,9 @@ def above_strongest(
 ) -> Float[np.ndarray, "items points"]:
     """Values minus the null that is highest on average at each point, item by item.
 
-    Nulls have the shape of the values; one of a single point, [items, 1], stands for all. Which one is highest
-    is seen on the same items, so that the excess is too small rather than too large. Raises ValueError
-    without a null.
+    Nulls have the shape of the values; one of a single point, [items, 1], stands for all. Which one is
+    highest is seen on the same items, so that the excess is too small rather than too large. Raises
+    ValueError without a null.
 
     >>> values = np.array([[0.5, 0.9]])
     >>> above_strongest(values, {"bags": np.array([[0.2]]), "shuffled": np.array([[0.1, 0.4]])}).round(2)

@@ -43,8 +43,9 @@ def _cut(at: Positions, k: int, n_layers: int, zero: Tensor) -> list[Edit]:
 
 
 def _inserted(at: Positions, k: int, n_layers: int, zero: Tensor) -> list[Edit]:
-    before = [FreezeTokens(0, k - 1, at.image), Knockout(0, k - 1, at.question | at.last, at.image)]
-    return before if k else []
+    if k == 0:
+        return []
+    return [FreezeTokens(0, k - 1, at.image), Knockout(0, k - 1, at.question | at.last, at.image)]
 
 
 def _in_one(run: Run, image: Mask, k: int, zero: Tensor) -> list[Edit]:
@@ -83,10 +84,10 @@ def access_sweep(
         label: of the progress bar.
         stride: layers from one k to the next; n_layers, after the last layer, is always among them.
 
-    Returns a `Sweep` whose windows are (k, k) and whose edits are those of FROM, INSERTED and IN_ONE. Zeroed is what
-    enters layer k, so that all later layers find nothing of the image; frozen and cut off hold up to the last
-    layer; IN_ONE zeroes what enters layer k and gives layer k + 1 what it had. At n_layers only an image that
-    is inserted there costs something: it is never seen.
+    Returns a `Sweep` whose windows are (k, k) and whose edits are those of FROM, INSERTED and IN_ONE.
+    Zeroed is what enters layer k, so that all later layers find nothing of the image; frozen and cut off hold
+    up to the last layer; IN_ONE zeroes what enters layer k and gives layer k + 1 what it had. At n_layers
+    only an image that is inserted there costs something: it is never seen.
 
     Raises ValueError where images take no positions, or the model does not allow an edit.
 

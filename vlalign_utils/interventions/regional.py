@@ -16,7 +16,7 @@ Regions = Mapping[str, Sequence[Span]]
 
 @dataclass(frozen=True)
 class Regional:
-    """Losses of probability by edit: an item a row, the windows of all regions, in their order, as columns."""
+    """Losses of probability by edit: items are rows, the windows of all regions, in order, columns."""
 
     regions: Regions
     lost: dict[str, Float[np.ndarray, "items windows"]]
@@ -62,7 +62,8 @@ def regional_sweep(
         >>> from vlalign_utils import load_suite, load_vlm
         >>> from vlalign_utils.interventions.windows import FREEZES
         >>> asked = {"attributes": load_suite("attributes", 8)}
-        >>> found = regional_sweep(load_vlm("zoo/llava"), asked, FREEZES, {"first": [(0, 1)], "rest": [(2, 7)]})
+        >>> regions = {"first": [(0, 1)], "rest": [(2, 7)]}
+        >>> found = regional_sweep(load_vlm("zoo/llava"), asked, FREEZES, regions)
         >>> found.of("all image tokens", "rest").shape
         (8,)
     """

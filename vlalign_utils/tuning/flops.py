@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers.pytorch_utils import Conv1D
 
-from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.driver.connector import connector
+from vlalign_utils.driver.vlm import VLM
 
 _ATEN = torch.ops.aten
 # The attention kernels of a processor, which the counter of torch 2.13 takes for free; it gives the shapes.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
+from vlalign_utils.driver.connector import connector
 from vlalign_utils.driver.verbosity import without_messages
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.loading.checkpoint import fetch_small, locate
@@ -21,7 +22,6 @@ from vlalign_utils.loading.memory import bytes_needed
 from vlalign_utils.loading.placement import DTYPES
 from vlalign_utils.tuning.activation_memory import footprint
 from vlalign_utils.tuning.optimisers import Optimiser
-from vlalign_utils.driver.connector import connector
 from vlalign_utils.tuning.strategies import Strategy, trained
 
 # Share left free for what no count of tensors shows: gaps in the allocator, workspaces, the driver itself.

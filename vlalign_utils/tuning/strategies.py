@@ -12,7 +12,6 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.evidence.intervals import rng
 
 
-
 @dataclass(frozen=True)
 class Strategy:
     """Decoder layers that a fine-tune trains; all else is frozen but what the other fields name.

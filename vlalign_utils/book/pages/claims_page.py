@@ -33,9 +33,9 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
         """A claim is a sentence with a statistic, and regions in which its intervals must lie. It is
 *supported* when every interval lies inside its region, *contradicted* when one lies wholly outside,
 *equivalent* when one lies nearer to the end of its region, on both sides, than the smallest effect of
-interest, *undecided* otherwise, and *not applicable* where it cannot be asked of a model at all. A *guard* says that the measurement works at all, such as better than shuffled pairs:
-unless every guard's interval lies inside, the claim is undecided. So is one on training, when fewer seeds
-were run than it needs.""",
+interest, *undecided* otherwise, and *not applicable* where it cannot be asked of a model at all. A *guard*
+says that the measurement works at all, such as better than shuffled pairs: unless every guard's interval lies
+inside, the claim is undecided. So is one on training, when fewer seeds were run than it needs.""",
         f"""The level of every interval is {100 * level:.2f} %: 95 % corrected for {len(known)} claims
 (Bonferroni). One side of an interval misses the truth in {50 * (1 - level):.2f} % of repetitions, and {sides}
 sides can make a verdict wrong: an architecture gets any false verdict in at most

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from vlalign_utils.book import toc
 from vlalign_utils.book.pages import depth_figure, headline, scale, verdicts
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.results import Results, read
 from vlalign_utils.paths import write_atomic
-from vlalign_utils.pipeline.registry import Architecture, Registry
+from vlalign_utils.pipeline.registry import Registry
 
 HEADLINES = 3  # a notebook reports its most important values first
 COLUMNS = ("chapter", "measured", "value and 95 % interval", "chance", "N")
@@ -21,21 +19,14 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     """Write `headline.md`, `depth_figure.md` and `summary.md`, which the front page includes."""
     write_atomic(folder / "headline.md", _headline(entries, root))
     archs = [entries.architecture(name) for name in entries.originals()]
-    read_off = {
-        view: {arch.name: _curve(arch, view, root) for arch in archs if view.notebook in arch.notebooks}
+    shown = [arch for arch in archs if depth_figure.NOTEBOOK in arch.notebooks]
+    profiles = {arch.name: _results(arch.name, depth_figure.NOTEBOOK, root) for arch in shown}
+    curves = {
+        view: {name: found.frame(view.table) for name, found in profiles.items()}
         for view in depth_figure.VIEWS
     }
-    controls = {
-        view: {arch.name: _curve(arch, view, root, True) for arch in archs if len(by.get(arch.name, ()))}
-        for view, by in read_off.items()
-    }
-    # Where images take no positions, there are no curves of image tokens.
-    curves = {
-        view: {name: rows for name, rows in by_name.items() if len(rows)}
-        for view, by_name in read_off.items()
-    }
-    depth_figure.draw(curves, controls, folder / FIGURE)
-    write_atomic(folder / "depth_figure.md", _figure(curves, controls))
+    depth_figure.draw(curves, [arch.name for arch in shown if not arch.laboratory], folder / FIGURE)
+    write_atomic(folder / "depth_figure.md", _figure(curves))
     parts = []
     for arch in archs:
         rows = [row for notebook in arch.notebooks for row in _rows(arch.name, notebook, root)]
@@ -59,24 +50,12 @@ def _headline(entries: Registry, root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _curve(arch: Architecture, view: depth_figure.View, root: Path, control: bool = False) -> pd.DataFrame:
-    """The view's curve or its control, empty when the table holds no such curve.
-
-    Raises ResultsError naming the table when the chapter did not publish it.
-    """
-    rows = _results(arch.name, view.notebook, root).frame(view.table)
-    name = (view.control if control else view.curve).format(arch.stages[-1])
-    return rows[rows.curve == name].reset_index(drop=True)
-
-
-def _figure(
-    curves: dict[depth_figure.View, dict[str, pd.DataFrame]],
-    controls: dict[depth_figure.View, dict[str, pd.DataFrame]],
-) -> str:
+def _figure(curves: depth_figure.Curves) -> str:
     return (
-        f":::{{figure}} /{toc.GENERATED}/{FIGURE}\n:alt: {depth_figure.alternative(curves, controls)}\n\n"
-        "Depth runs upwards, from the layer that images and words enter to the one that answers. Shaded: "
-        f"95 % intervals. Grey: {depth_figure.CONTROLS}. The chapters give N and methods.\n:::\n"
+        f":::{{figure}} /{toc.GENERATED}/{FIGURE}\n:alt: {depth_figure.alternative(curves)}\n\n"
+        "Six ways to ask where image and text meet, over the depth of each model: pretrained ones in front, "
+        "with 95 % intervals, laboratory models thin behind them. Grey, dashed: the control of each curve "
+        f"({depth_figure.CONTROLS}). [](/_generated/claims.md) says what follows from them.\n:::\n"
     )
 
 
