@@ -11,7 +11,7 @@ import torch
 import transformers
 import typer
 
-from benchmarks import capture, choices, geometry, memory, reuse, storage, sweeps, tuning
+from benchmarks import capture, choices, geometry, memory, reuse, screening, storage, sweeps, tuning
 from benchmarks.plans import plans
 from benchmarks.sizes import SIZES, Size, check_device
 from vlalign_utils.paths import write_atomic
@@ -30,6 +30,7 @@ def parts(size: Size) -> dict[str, tuple[str, Callable[[], Any]]]:
         "capture": ("rows", partial(capture.rows, size)),
         "sweeps": ("rows", partial(sweeps.rows, size)),
         "choices": ("rows", partial(choices.rows, size)),
+        "screening": ("rows", partial(screening.rows, size)),
         "geometry": ("rows", partial(geometry.rows, size)),
         **{f"tuning {name}": ("rows", partial(tuning.rows, size, name)) for name in tuning.names(size)},
         "storage": ("rows", partial(storage.rows, size.rounds, width=width)),

@@ -10,8 +10,9 @@ from vlalign_utils.evidence.claim_rules import Verdict
 from vlalign_utils.evidence.intervals import Interval
 
 ABOVE, BELOW, ACROSS = (Interval(v, v - 0.01, v + 0.01, 400) for v in (0.3, -0.3, 0.0))
+WIDE = Interval(0.0, -0.2, 0.2, 400)
 HIGH, LOW, NEAR = (findings.shown(interval) for interval in (ABOVE, BELOW, ACROSS))
-MAIN, GUARD = claim_rules.claim("bypass").conditions
+MAIN, GUARD = claim_rules.claim("critical-work").conditions
 PHRASES = "more", "less", "no difference is shown"
 
 
@@ -51,31 +52,36 @@ def test_chance_and_depth_are_named() -> None:
     ("verdict", "says"),
     [
         (
-            judged("bypass", ABOVE, ABOVE),
+            judged("critical-work", ABOVE, ABOVE),
             f"supported: {MAIN} is {HIGH}, above 0 as it should be, and its other condition holds too.",
         ),
         (
-            judged("bypass", BELOW, ABOVE),
+            judged("critical-work", BELOW, ABOVE),
             f"contradicted: {MAIN} is {LOW}, where the claim needs it above 0.",
         ),
         (
-            judged("bypass", ACROSS, ABOVE),
-            f"undecided: {MAIN} is {NEAR}, not clearly above 0.",
+            judged("critical-work", ACROSS, ABOVE),
+            f"equivalent: {MAIN} is {NEAR}, less than the smallest effect of interest, 0.05, on either side.",
         ),
         (
-            judged("bypass", ABOVE, ACROSS),
+            judged("critical-work", WIDE, ABOVE),
+            f"undecided: {MAIN} is {findings.shown(WIDE)}, not clearly above 0.",
+        ),
+        (
+            judged("critical-work", ABOVE, ACROSS),
             f"undecided: {GUARD} is {NEAR}, not clearly above 0, so that the measurement itself is not shown "
             "to work.",
         ),
         (
-            judged("bypass", ABOVE, None),
+            judged("critical-work", ABOVE, None),
             f"undecided: {GUARD} could not be measured on this model.",
         ),
     ],
 )
 def test_a_verdict_says_what_decided_it(verdict: Verdict, says: str) -> None:
-    told = findings.verdict("bypass", verdict)
-    begin = "“Visual features pass the early layers by; the model works on them in the middle” is "
+    told = findings.verdict("critical-work", verdict)
+    says_it = claim_rules.claim("critical-work").says.rstrip(".")
+    begin = f"“{says_it}” is "
     assert told == begin + says
 
 
@@ -89,18 +95,18 @@ def test_few_seeds_and_single_conditions_read_well() -> None:
 
 
 def test_conditions_are_rows_with_their_level() -> None:
-    shown = findings.conditions({"bypass": judged("bypass", BELOW, None)})
+    shown = findings.conditions({"critical-work": judged("critical-work", BELOW, None)})
     assert shown.columns[3] == f"interval, {100 * claim_rules.level():.2f} %"
     assert shown.iloc[0].tolist() == [
-        "bypass",
+        "critical-work",
         "undecided",
-        "loss in the middle minus early",
+        "loss, inside minus elsewhere",
         "−0.300 [−0.310, −0.290], N = 400",
-        "above 0",
+        "above 0 and of interest from 0.05 on",
         "outside",
     ]
     assert shown.iloc[1].tolist()[2:4] == [
-        "guard: loss early, as many text tokens (decides)",
+        "guard: loss, all windows (decides)",
         "not measurable",
     ]
     assert findings.conditions({}).empty
@@ -127,16 +133,20 @@ class TestAcross:
     )
 
     def test_verdicts_that_agree_are_counted(self) -> None:
-        one, other = judged("bypass", BELOW, ABOVE), judged("bypass", ABOVE, ABOVE)
+        one, other = judged("critical-work", BELOW, ABOVE), judged("critical-work", ABOVE, ABOVE)
         few = judged("frozen-core", ABOVE, seeds=1)
-        told = across.verdicts({"x": {"bypass": one, "frozen-core": few}, "y": {"bypass": one}})
+        told = across.verdicts({"x": {"critical-work": one, "frozen-core": few}, "y": {"critical-work": one}})
         assert told == (
             "Of 1 claim judged on two architectures or more, 1 got one verdict on all of them: "
-            "bypass (contradicted on 2)."
+            "critical-work (contradicted on 2)."
         )
-        apart = across.verdicts({"x": {"bypass": one}, "y": {"bypass": other}})
+        apart = across.verdicts({"x": {"critical-work": one}, "y": {"critical-work": other}})
         assert apart.endswith("none got one verdict on all of them.")
-        assert "cannot be compared" in across.verdicts({"x": {"bypass": one}})
+        assert "cannot be compared" in across.verdicts({"x": {"critical-work": one}})
+        none = claims.judge(claim_rules.claim("critical-work"), {}, not_applicable="no phase")
+        assert "cannot be compared" in across.verdicts(
+            {"x": {"critical-work": one}, "y": {"critical-work": none}}
+        )
 
     def test_peaks_give_a_range(self) -> None:
         table = pd.DataFrame({"view": ["a", "a", "b"], "depth of the peak": [0.25, 0.625, 0.5]})

@@ -110,7 +110,7 @@ def test_a_verdict_is_stored_with_all_that_decided_it(geometry):
     (main, guard), intervals = claim_rules.claim("entry").conditions, stored.intervals()
     assert intervals[main] == Interval(0.4, 0.3, 0.512346, 200)
     assert intervals[guard] == GUARD
-    assert (stored.decided_by, stored.seeds, stored.level) == (main, 1, pytest.approx(1 - 0.05 / 9))
+    assert (stored.decided_by, stored.seeds, stored.level) == (main, 1, pytest.approx(1 - 0.05 / 11))
 
 
 def test_what_could_not_be_measured_is_stored_as_such(geometry):

@@ -12,11 +12,12 @@ LIKE = "architecture"
 
 
 def verdicts(by_architecture: Mapping[str, Mapping[str, Verdict]]) -> str:
-    """A sentence on how many claims get one and the same verdict wherever they were judged."""
+    """A sentence on how many claims get one and the same verdict wherever they apply."""
     words: dict[str, list[str]] = {}
     for judged in by_architecture.values():
         for claim, verdict in judged.items():
-            words.setdefault(claim, []).append(verdict.word)
+            if verdict.word != "not applicable":
+                words.setdefault(claim, []).append(verdict.word)
     several = {claim: found for claim, found in words.items() if len(found) > 1}
     if not several:
         return sentence(f"no claim was judged on two {LIKE}s, so that verdicts cannot be compared")

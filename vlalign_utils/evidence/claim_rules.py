@@ -51,11 +51,14 @@ class Condition(Strict):
         """The one end of a region with `smallest`."""
         return next(end for end in (self.above, self.below) if end is not None)
 
+    def ends(self) -> str:
+        """The ends of the region in words: `above 0.15, below 0.75`."""
+        named = {"above": self.above, "below": self.below}
+        return ", ".join(f"{side} {end:g}" for side, end in named.items() if end is not None)
+
     def region(self) -> str:
-        """The region in words: `above 0.15, below 0.75`, `above 0, of interest from 0.05 on`."""
-        ends = {"above": self.above, "below": self.below}
-        told = ", ".join(f"{side} {end:g}" for side, end in ends.items() if end is not None)
-        return told if self.smallest is None else f"{told}, of interest from {self.smallest:g} on"
+        """The region in words, with the smallest effect: `above 0, of interest from 0.05 on`."""
+        return self.ends() if self.smallest is None else f"{self.ends()}, of interest from {self.smallest:g} on"
 
 
 class Claim(Strict):

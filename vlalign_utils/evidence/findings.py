@@ -84,7 +84,7 @@ def reason(judged: Verdict) -> str:
     if outcome.interval is None:
         return f"{judged.decided_by} could not be measured on this model"
     measured = f"{judged.decided_by} is {shown(Interval(**outcome.interval.model_dump()))}"
-    needed = region(outcome)
+    needed = outcome.ends().replace(", ", " and ").replace("-", "−")
     if judged.word == "supported":
         others = len(judged.conditions) - 1
         several = f", and all {others} others hold"
