@@ -76,6 +76,10 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0, SEEDS),
     "items": _whole(2),
     "lens_items": _whole(2),
+    "questions": _whole(2),
+    "pairs": _whole(2),
+    "compared": _whole(2),
+    "scenes": _whole(12),  # more than the neighbours that are counted
     "k": _whole(1),
     "permutations": _whole(1),
     "width": WINDOW,
