@@ -39,8 +39,9 @@ WIDE = {"width": 10, "stride": 10}
 SMALLER = {
     "01_model": {"items": 4},
     "02_probing": {"items": 40, "lens_items": 8},
-    "04_causal": {"items": 10, "removal_width": 10, **WIDE},
+    "04_causal": {"items": 10, "removal_width": 10, "compared": 10, **WIDE},
     "06_patching": {"items": 10, "targets": [0], **WIDE},
+    "09_where": {"items": 60, "questions": 8, "pairs": 10, **WIDE},
 }
 # A notebook is run again for one architecture, each for another one where it can be.
 AGAIN = [(archs[i % len(archs)], notebook) for i, (notebook, archs) in enumerate(HAVE.items())]

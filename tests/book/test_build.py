@@ -381,23 +381,25 @@ class TestHeadline:
         claim = claim_rules.claim(name)
         return claims.judge(claim, dict(zip(claim.conditions, intervals, strict=True)), seeds)
 
-    def told(self, **found: dict[str, claim_rules.Verdict | None]) -> list[str]:
-        known = claim_rules.load()
+    def found(self, **found: dict[str, claim_rules.Verdict | None]) -> dict[str, verdicts.Verdicts]:
         none = dict.fromkeys(self.ENTRIES.architectures)
-        by_claim = {name: {**none, **found.get(name.replace("-", "_"), {})} for name in known}
-        return headline.sentences(known, by_claim, self.ENTRIES)
+        return {name: {**none, **found.get(name.replace("-", "_"), {})} for name in claim_rules.load()}
+
+    def follows(self, **found: dict[str, claim_rules.Verdict | None]) -> dict[str, str]:
+        return headline.follows(claim_rules.load(), self.found(**found), self.ENTRIES)
 
     def test_nothing_was_tested(self) -> None:
-        assert self.told() == [headline.NOTHING]
+        assert headline.tally(self.found(), "a") == headline.NOTHING
+        assert self.follows() == {}
 
     def test_all_alike_in_all(self) -> None:
         low = self.judged("compression-risk", LOWER, HIGHER, HIGHER)
-        (told,) = self.told(compression_risk={"a": low, "b": low, "c": low, "a-1": low})
-        assert told == (
-            "“Taking submodules out of the middle layers harms answers about images in a way that text "
-            "benchmarks hide” is contradicted in all 3 models; vision loss minus text loss, middle minus "
-            "elsewhere is −0.300 [−0.310, −0.290], N = 400, in A, and from −0.300 to −0.300 over all 3."
-        )
+        told = self.follows(compression_risk={"a": low, "b": low, "c": low, "a-1": low})
+        assert told == {
+            "compress": "“Taking submodules out of the middle layers harms answers about images in a way "
+            "that text benchmarks hide” is contradicted in all 3 models; vision loss minus text loss, middle "
+            "minus elsewhere is −0.300 [−0.310, −0.290], N = 400, in A, and from −0.300 to −0.300 over all 3."
+        }
 
     @pytest.mark.parametrize(
         ("outcomes", "says"),
@@ -420,28 +422,39 @@ class TestHeadline:
             name: None if interval is None else self.judged("compression-risk", interval, HIGHER, HIGHER)
             for name, interval in zip("abc", outcomes, strict=True)
         }
-        (told,) = self.told(compression_risk=found)
+        (told,) = self.follows(compression_risk=found).values()
         assert says in told
         assert told.endswith(".")
 
-    def test_the_most_decided_come_first_and_three_at_most(self) -> None:
-        near = self.judged("entry", Interval(0.2, 0.1, 0.3, 9), HIGHER)
-        low = self.judged("bypass", HIGHER, HIGHER)
-        few = self.judged("frozen-core", HIGHER, seeds=1)
-        core = self.judged("semantic-core", None, None, NEAR)
-        told = self.told(
-            entry={"a": near}, bypass={"a": low}, frozen_core={"a": few, "b": few}, semantic_core={"a": core}
-        )
-        assert [sentence.split()[0] for sentence in told] == ["“Visual", "“Image", "“Image"]
-        assert "undecided in the one model" in told[1]
-        assert len(told) == headline.SENTENCES
-
     def test_few_seeds_and_what_could_not_be_measured(self) -> None:
-        few = self.judged("frozen-core", HIGHER, seeds=1)
-        (told,) = self.told(frozen_core={"a": few, "b": few})
-        assert "in both models that it was tested on; too few seeds (1 of 3); score, band minus" in told
-        lost = self.judged("frozen-core", None)
-        assert self.told(frozen_core={"a": lost})[0].endswith("could not be measured.")
+        conditions = claim_rules.claim("band-tuning").conditions
+        few = self.judged("band-tuning", *[HIGHER] * len(conditions), seeds=1)
+        (told,) = self.follows(band_tuning={"a": few, "b": few}).values()
+        assert "in both models that it was tested on; too few seeds (1 of 3); score, band over" in told
+        lost = self.judged("band-tuning", *[None] * len(conditions))
+        assert self.follows(band_tuning={"a": lost})["train"].endswith("could not be measured.")
+
+    def test_one_model_is_counted_by_verdict(self) -> None:
+        near = self.judged("entry", Interval(0.2, 0.1, 0.3, 9), HIGHER)
+        none = claims.judge(claim_rules.claim("bypass"), {}, not_applicable="no phase")
+        work = self.judged("critical-work", LOWER, HIGHER)
+        view = self.judged("critical-view", LOWER, HIGHER)
+        found = self.found(
+            entry={"a": near}, bypass={"a": none}, critical_work={"a": work}, critical_view={"a": view}
+        )
+        told = headline.tally(found, "a")
+        assert told.startswith(
+            "Of 11 claims 2 are contradicted (critical-work and critical-view), 1 is undecided (entry), "
+            "1 is not applicable (bypass) and 7 are not tested (semantic-core, "
+        )
+        assert told.endswith(".")
+
+    def test_the_first_model_is_no_laboratory_model_where_there_is_one(self) -> None:
+        assert headline.first(self.ENTRIES).name == "a"
+        zoo = {"model": "zoo/x", "world": "drawn"}
+        lab = self.ENTRIES.architectures["a"].model_copy(update=zoo)
+        others = {**self.ENTRIES.architectures, "a": lab}
+        assert headline.first(self.ENTRIES.model_copy(update={"architectures": others})).name == "b"
 
 
 class TestChapter:
@@ -596,8 +609,9 @@ def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None
     assert "read off image tokens, hub: highest, 0.30, at depth 1.00, its control 0.06; like texts" in figure
     assert "attended by the text: even attention" in figure
     told = (tmp_path / "headline.md").read_text()
-    assert told.count("\n- ") == 2  # of the claims that its chapter judges
-    assert "is supported in the one model that it was tested on" in told
+    assert "**In Hub:**" in told
+    assert "- On hub &lt;i&gt;a&lt;/i&gt; is 0.3 \\[0.2, 0.4\\]." in told
+    assert told.count("\n- ") == 3
     assert "99.55 \\%" in told
     assert "Measured on 2 models" in told
     summary = (tmp_path / "summary.md").read_text()

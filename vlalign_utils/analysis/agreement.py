@@ -25,8 +25,8 @@ class Profile:
 class Agreement:
     """Spearman's correlation of two profiles with its interval over items.
 
-    `shifted` is what 95 % of the same two do not reach in size when one is moved along depth, around the
-    ends: curves as smooth as these agree so well by luck.
+    `shifted` is what 95 % of the same two do not reach in size when one is moved along depth by a quarter of
+    it or more, around the ends: curves as smooth as these agree so well by luck.
     """
 
     one: str
@@ -62,8 +62,9 @@ def agreement(profiles: Mapping[str, Profile], layers: int, seed: int = 0) -> li
         (value,) = _correlations(means[one], means[other])
         low, high = np.nanquantile(_correlations(drawn[one], drawn[other]), [0.025, 0.975])
         n = min(len(profiles[one].values), len(profiles[other].values))
-        moved = np.concatenate([np.roll(means[other], shift, axis=1) for shift in range(1, layers)])
-        luck = np.abs(_correlations(np.repeat(means[one], layers - 1, axis=0), moved))
+        shifts = range(-(-layers // 4), layers - layers // 4)
+        moved = np.concatenate([np.roll(means[other], shift, axis=1) for shift in shifts])
+        luck = np.abs(_correlations(np.repeat(means[one], len(shifts), axis=0), moved))
         found.append(
             Agreement(
                 one, other, Interval(float(value), float(low), float(high), n), float(np.quantile(luck, 0.95))

@@ -58,7 +58,9 @@ class Condition(Strict):
 
     def region(self) -> str:
         """The region in words, with the smallest effect: `above 0, of interest from 0.05 on`."""
-        return self.ends() if self.smallest is None else f"{self.ends()}, of interest from {self.smallest:g} on"
+        return (
+            self.ends() if self.smallest is None else f"{self.ends()}, of interest from {self.smallest:g} on"
+        )
 
 
 class Claim(Strict):

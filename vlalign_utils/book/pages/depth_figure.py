@@ -31,8 +31,8 @@ VIEWS = (
     View("decodable", "read off image tokens", "share right", "a random connector"),
     View("aligned", "like texts in other words", "overlap", "the strongest of three nulls"),
     View("attended", "attended by the text", "share", "even attention"),
-    View("needed here", "needed in this layer", "loss", "no effect"),
-    View("needed from here on", "needed from here on", "loss", "as many tokens of the text"),
+    View("worked on from here on", "needed: frozen from here on", "loss", "no effect"),
+    View("needed from here on", "needed: zeroed from here on", "loss", "as many tokens of the text"),
     View("sufficient", "enough when patched in", "gain", "no effect"),
 )
 CONTROLS = "; ".join(f"{view.title}: {view.control}" for view in VIEWS)

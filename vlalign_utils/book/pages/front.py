@@ -39,15 +39,24 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
 
 
 def _headline(entries: Registry, root: Path) -> str:
-    """Findings as a list of sentences, and what they were measured on."""
+    """What was found in the first model, in three sentences, and what follows for three kinds of readers."""
     known = claim_rules.load(root / claim_rules.FILE)
-    told = headline.sentences(known, verdicts.collect(known, entries, root), entries)
-    level = (
-        f"Intervals in these sentences are at {100 * claim_rules.level(len(known)):.2f} %, the level of all"
-    )
-    lines = [":::{div} findings", "", *(f"- {text(said)}" for said in told), "", ":::", ""]
+    found, arch = verdicts.collect(known, entries, root), headline.first(entries)
+    told = [headline.tally(found, arch.name)]
+    if depth_figure.NOTEBOOK in arch.notebooks:
+        told = [*_results(arch.name, depth_figure.NOTEBOOK, root).findings[:2], *told]
+    tasks = headline.follows(known, found, entries)
+    lines = [f"**In {text(arch.title)}:**", "", *_listed([text(said) for said in told])]
+    if tasks:
+        rows = [f"*To {task}:* {text(said)}" for task, said in tasks.items()]
+        lines += ["**What follows, over all models:**", "", *_listed(rows)]
+    level = f"Intervals of verdicts are at {100 * claim_rules.level(len(known)):.2f} %, the level of all"
     lines += [f"{text(level)} [claims](/_generated/claims.md).", "", text(scale.about_all(entries, root))]
     return "\n".join(lines) + "\n"
+
+
+def _listed(told: list[str]) -> list[str]:
+    return [":::{div} findings", "", *(f"- {said}" for said in told), "", ":::", ""]
 
 
 def _figure(curves: depth_figure.Curves) -> str:

@@ -1,30 +1,52 @@
-"""The front page's sentences: the claims that most models decide, with effect, interval and verdict."""
+"""The front page's sentences: what was found in its first model, and what follows, from verdicts."""
 
 from collections import Counter
 
 from vlalign_utils.book.pages.verdicts import WORDS, Verdicts
 from vlalign_utils.evidence.claim_rules import Claim, Verdict
-from vlalign_utils.evidence.findings import joined, sentence, shown
+from vlalign_utils.evidence.findings import counted, joined, sentence, shown
 from vlalign_utils.evidence.intervals import Interval
-from vlalign_utils.pipeline.registry import Registry
+from vlalign_utils.pipeline.registry import Architecture, Registry
 
-SENTENCES = 3
-NOTHING = "None of the claims has been tested on any of these models yet."
+NOTHING = "None of the claims has been tested on this model yet."
+FOLLOWS = {"train": "band-tuning", "adapt": "adapter-depth", "compress": "compression-risk"}
 
 
-def sentences(known: dict[str, Claim], found: dict[str, Verdicts], entries: Registry) -> list[str]:
-    """Up to three sentences, on the claims that most models decide; the file's order where as many do.
+def first(entries: Registry) -> Architecture:
+    """The model that the front page speaks of: the first that is no laboratory model, else the first."""
+    archs = [entries.architecture(name) for name in entries.originals()]
+    return next((arch for arch in archs if not arch.laboratory), archs[0])
 
-    Seeds of one recipe count once, as the recipe's first entry. One sentence says so when nothing was tested.
+
+def tally(found: dict[str, Verdicts], arch: str) -> str:
+    """A sentence on one model's verdicts: how many claims got which, with their names."""
+    by_word: dict[str, list[str]] = {}
+    for name, by_arch in found.items():
+        verdict = by_arch.get(arch)
+        by_word.setdefault("not tested" if verdict is None else verdict.word, []).append(name)
+    if list(by_word) == ["not tested"]:
+        return NOTHING
+    parts = [
+        f"{len(by_word[word])} {'is' if len(by_word[word]) == 1 else 'are'} {word} ({joined(by_word[word])})"
+        for word in (*WORDS, "not tested")
+        if word in by_word
+    ]
+    return sentence(f"of {counted(len(found), 'claim')} {joined(parts)}")
+
+
+def follows(known: dict[str, Claim], found: dict[str, Verdicts], entries: Registry) -> dict[str, str]:
+    """For whoever trains, adapts or compresses: the claim that is about it, over all models tested.
+
+    Seeds of one recipe count once, as the recipe's first entry. What no model was tested on is left out.
     """
     titles = {name: entries.architecture(name).title for name in entries.originals()}
     judged = {
-        name: {titles[arch]: v for arch in titles if (v := found[name].get(arch)) is not None}
-        for name in known
+        name: {titles[arch]: v for arch in titles if (v := by_arch.get(arch)) is not None}
+        for name, by_arch in found.items()
     }
-    tested = [name for name, by_title in judged.items() if by_title]
-    first = sorted(tested, key=lambda name: -sum(_decided(v) for v in judged[name].values()))[:SENTENCES]
-    return [about(known[name], judged[name], len(titles)) for name in first] or [NOTHING]
+    return {
+        task: about(known[name], judged[name], len(titles)) for task, name in FOLLOWS.items() if judged[name]
+    }
 
 
 def about(claim: Claim, judged: dict[str, Verdict], models: int) -> str:
@@ -38,10 +60,6 @@ def about(claim: Claim, judged: dict[str, Verdict], models: int) -> str:
     words: list[str] = sorted(counts, key=lambda word: (-counts[word], WORDS.index(word)))
     said = f"“{claim.says.rstrip('.')}” is {_in_models(words, counts, len(judged), models)}"
     return sentence(f"{said}; {_effect(claim, judged, words[0])}")
-
-
-def _decided(verdict: Verdict) -> bool:
-    return verdict.word not in ("undecided", "not applicable")
 
 
 def _in_models(words: list[str], counts: Counter[str], tested: int, models: int) -> str:
