@@ -33,6 +33,7 @@ from vlalign_utils.book.pages import (
     front,
     headline,
     laboratory,
+    power,
     scale,
     suites,
     things_sources,
@@ -688,6 +689,22 @@ class TestVerdicts:
             ResultsError, match=r"'entry' was judged by another .*; run: make run ARCH=tiny NB=03_"
         ):
             verdicts.write(registry.load(root), tmp_path, root)
+
+    def test_the_power_that_was_stated_before_is_shown(self, root: Path, tmp_path: Path) -> None:
+        row = {"claim": "bypass", "condition": "a", "sd": 0.4, "pilot_n": 50, "n": 200, "smallest": 0.05}
+        stated = row | {"power": 0.2, "power_twice": 0.9, "equivalence": 0.01}
+        about = {"date": "2026-01-02", "rules": "0123456789", "architecture": "hub", "conditions": [stated]}
+        (root / power.FILE).write_text(json.dumps(about))
+        claims_page.write(registry.load(root), tmp_path, root)
+        told = power.about("bypass", root)
+        assert told.startswith(
+            "Stated on 2026-01-02, after the rules (commit 0123456), on hub, from other items"
+        )
+        assert "with N = 200 an effect of 0.05 is found with a probability of 0.20, one of 0.1 with" in told
+        page = (tmp_path / "claims.md").read_text()
+        assert page.count("Power\n: ") == 1
+        assert text(told) in page
+        assert power.about("entry", root) == ""
 
     def test_the_page_gives_each_claim_in_full(self, source: Path, tmp_path: Path) -> None:
         claims_page.write(registry.load(source), tmp_path, source)

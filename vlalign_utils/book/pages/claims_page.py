@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlalign_utils.book.pages import downloads, scale, verdicts
+from vlalign_utils.book.pages import downloads, power, scale, verdicts
 from vlalign_utils.book.pages.markdown import table, text
 from vlalign_utils.book.pages.verdicts import Verdicts
 from vlalign_utils.evidence import claim_rules
@@ -44,11 +44,11 @@ sides can make a verdict wrong: an architecture gets any false verdict in at mos
         f"Every condition of every verdict: {link}.",
     ]
     for name, claim in known.items():
-        lines += _claim(claim, archs, found[name])
+        lines += _claim(claim, archs, found[name], power.about(name, root))
     write_atomic(folder / "claims.md", "\n\n".join(lines) + "\n")
 
 
-def _claim(claim: Claim, archs: list[Architecture], found: Verdicts) -> list[str]:
+def _claim(claim: Claim, archs: list[Architecture], found: Verdicts, powered: str) -> list[str]:
     cites = " {cite}`" + ",".join(claim.references) + "`" if claim.references else ""
     works = f" ({text(claim.works)})" if claim.works else ""
     rows = [["verdict", *(verdicts.marked(claim, arch, v) for arch, v in found.items())]]
@@ -69,6 +69,7 @@ def _claim(claim: Claim, archs: list[Architecture], found: Verdicts) -> list[str
         f"Null\n: {text(claim.against)}",
         f"Depth\n: {text(claim.depth)}",
         f"Needs\n: at least {claim.seeds} seeds" if claim.seeds > 1 else "",
+        f"Power\n: {text(powered)}" if powered else "",
         ":::{div} verdicts",
         table(("condition", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
         ":::",

@@ -1,0 +1,79 @@
+"""`python -m benchmarks.power PILOT RULES`: what the planned numbers of items can decide.
+
+PILOT is a folder of results of chapters with fewer and other items than those that decide, RULES the commit
+in which the rules were written. Run it before the chapters that decide; it writes `book/power.json`.
+"""
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from scipy.stats import t
+
+from vlalign_utils.evidence import claim_rules
+from vlalign_utils.evidence.claim_rules import Outcome
+from vlalign_utils.evidence.power import equivalence_power, power
+from vlalign_utils.evidence.results import Results, read
+from vlalign_utils.paths import ROOT, write_atomic
+from vlalign_utils.pipeline import registry
+from vlalign_utils.pipeline.parameters import defaults, read_notebook
+
+OUT = ROOT / "book" / "power.json"
+SHARE = {"02_probing": "items", "03_geometry": "items", "04_causal": "compared"}  # what N goes with
+
+
+def run(
+    pilot: Annotated[Path, typer.Argument(help="folder of the pilot's results")],
+    rules: Annotated[str, typer.Argument(help="commit that holds the rules")],
+) -> None:
+    """Write standard deviations of the pilot, and the power of the planned chapters."""
+    found = [read(path) for path in sorted(pilot.glob("*.json"))]
+    rows = [row for one in found for row in _rows(one)]
+    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rules": rules, "architecture": found[0].arch}
+    seeds = sorted({int(str(one.params["seed"])) for one in found})
+    write_atomic(OUT, json.dumps({**about, "pilot_seeds": seeds, "conditions": rows}, indent=1) + "\n")
+    typer.echo(f"written to {OUT}")
+
+
+def _rows(pilot: Results) -> list[dict[str, Any]]:
+    """One row for each condition with a smallest effect of interest that the pilot measured."""
+    return [
+        {"claim": claim, "condition": name, **_powers(outcome, _times(pilot))}
+        for claim, verdict in pilot.claims.items()
+        for name, outcome in verdict.conditions.items()
+        if outcome.smallest is not None and outcome.interval is not None
+    ]
+
+
+def _times(pilot: Results) -> float:
+    """How many times as many items as the pilot the registry plans."""
+    entry = registry.load().architecture(pilot.arch)
+    name = SHARE[pilot.notebook]
+    chapter = defaults(read_notebook(pilot.notebook, ROOT), pilot.notebook)
+    planned = {**chapter, **entry.parameters.get(pilot.notebook, {})}
+    return float(planned[name]) / float(str(pilot.params[name]))
+
+
+def _powers(outcome: Outcome, times: float) -> dict[str, Any]:
+    assert outcome.interval is not None
+    assert outcome.smallest is not None
+    n, level, least = outcome.interval.n, claim_rules.level(), outcome.smallest
+    half = (outcome.interval.high - outcome.interval.low) / 2
+    sd = half * math.sqrt(n) / float(t.ppf((1 + level) / 2, n - 1))
+    planned = round(n * times)
+    return {
+        "sd": round(sd, 3),
+        "pilot_n": n,
+        "n": planned,
+        "smallest": least,
+        "power": round(power(sd, planned, least, level), 2),
+        "power_twice": round(power(sd, planned, 2 * least, level), 2),
+        "equivalence": round(equivalence_power(sd, planned, least, level), 2),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(run)
