@@ -1,11 +1,13 @@
 """The book: generated contents and pages, complete results only, and a clean build of a small book."""
 
+import base64
 import json
 import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 
@@ -20,6 +22,8 @@ from docutils.utils.math import MathError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from vlalign_utils.book import serve, toc
@@ -42,7 +46,7 @@ from vlalign_utils.book.pages import (
 from vlalign_utils.book.pages.markdown import interval, number, table, text
 from vlalign_utils.book.pages.mathml import to_mathml
 from vlalign_utils.data.worlds import WORLDS
-from vlalign_utils.evidence import claim_rules, claims, results
+from vlalign_utils.evidence import claim_rules, claims, plots, results
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.evidence.results import Estimate, Results, ResultsError, Table
 from vlalign_utils.loading import assembled
@@ -82,7 +86,17 @@ RECORD = {
     "evaluation": {"base": {"digits": SCORE, "text": {**SCORE, "value": 0.8, "low": 0.78}}},
 }
 LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//')
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+def picture(shows: str) -> str:
+    """One pixel that says what it shows, as notebooks hold it."""
+    words, file = PngInfo(), BytesIO()
+    words.add_itxt(plots.DESCRIPTION, shows)
+    Image.new("L", (1, 1)).save(file, "PNG", pnginfo=words)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PICTURE = picture("Overlap rises & falls.")
 
 
 class Planted(HTMLParser):
@@ -785,7 +799,9 @@ class TestBuild:
     def test_figures_have_text(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")
         alternatives = re.findall(r'<img alt="([^"]*)"', page)
-        assert alternatives == ["Figure: Curves", "Overlap."]
+        assert alternatives == ["Figure 1, Curves. Overlap rises &amp; falls.", "Overlap."]
+        captions = re.findall(r'<figcaption>.*?<span class="caption-text">(.*?)</span>', page, re.DOTALL)
+        assert captions == ["Figure 1. Curves", "Figure 2. Curves"]
 
     def test_titles_name_the_model_and_findings_come_first(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")

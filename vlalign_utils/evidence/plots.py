@@ -18,12 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL.Image import Dither, Image, Quantize
 from PIL.Image import open as open_image
+from PIL.PngImagePlugin import PngInfo
 
+from vlalign_utils.evidence.figure_text import describe
 from vlalign_utils.evidence.intervals import Band, Interval
 
 BACKGROUND = "#fbfbf8"
 INK = "#222222"
 MUTED = "#6b6b6b"  # nulls, chance and footers
+DESCRIPTION = "Description"  # the PNG keyword for what an image shows
 
 
 class Look(NamedTuple):
@@ -90,12 +93,17 @@ def figure(
 
 
 def palette_png(fig: Figure) -> bytes:
-    """The figure as a PNG of 255 colours: a third of the size, and drawings need no more."""
+    """The figure as a PNG of 255 colours: a third of the size, and drawings need no more.
+
+    What it shows, in words, is written into the file (`DESCRIPTION`), for the pages' alternative text.
+    """
     full, small = BytesIO(), BytesIO()
     fig.savefig(full, format="png")
     drawing = open_image(full).convert("RGB")
     few = drawing.quantize(255, method=Quantize.MEDIANCUT, dither=Dither.NONE)
-    few.save(small, "PNG", optimize=True)
+    words = PngInfo()
+    words.add_itxt(DESCRIPTION, describe(fig))
+    few.save(small, "PNG", optimize=True, pnginfo=words)
     return small.getvalue()
 
 

@@ -1,30 +1,46 @@
-"""Text alternatives for the figures of executed notebooks, which arrive without any.
+"""Text alternatives and numbered captions for the figures of executed notebooks, which arrive without any.
 
-A cell gives its own in its metadata, `mystnb: {image: {alt: ...}}`; where it does not, the heading above says
-what the figure is about.
+A cell gives its own alternative in its metadata, `mystnb: {image: {alt: ...}}`; otherwise it is the heading
+above, and what the figure says of itself (`evidence.plots` writes that into the file).
 """
 
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from PIL import Image, UnidentifiedImageError
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+from vlalign_utils.evidence.plots import DESCRIPTION
+
 
 class FigureAltText(SphinxPostTransform):
-    """Give every image of a code cell an `alt` attribute."""
+    """Give every image of a code cell an `alt` attribute, and a caption with its number on the page."""
 
     default_priority = 20  # after myst-nb has chosen one format per output (4)
     formats = ("html",)
 
     def run(self, **kwargs: Any) -> None:
         """Visit each code cell of the page."""
-        for cell in self.document.findall(nodes.container):
+        number = 0
+        for cell in list(self.document.findall(nodes.container)):
             if cell.get("nb_element") == "cell_code":
-                images = [image for image in cell.findall(nodes.image) if not image.get("alt")]
-                for number, image in enumerate(images, start=1):
-                    suffix = f" ({number} of {len(images)})" if len(images) > 1 else ""
-                    image["alt"] = f"Figure: {_heading(cell)}{suffix}"
+                for image in list(cell.findall(nodes.image)):
+                    number += 1
+                    heading = _heading(cell)
+                    if not image.get("alt"):
+                        image["alt"] = f"Figure {number}, {heading}. {self._described(image)}".strip()
+                    caption = nodes.caption("", f"Figure {number}. {heading}")
+                    image.replace_self(nodes.figure("", image.deepcopy(), caption, ids=[f"figure-{number}"]))
+
+    def _described(self, image: nodes.image) -> str:
+        """What the file says that it shows; nothing where it does not."""
+        try:
+            with Image.open(Path(self.app.srcdir) / image["uri"]) as opened:
+                return str(opened.info.get(DESCRIPTION, ""))
+        except (OSError, UnidentifiedImageError):  # a drawing of another format
+            return ""
 
 
 def _heading(cell: nodes.container) -> str:
