@@ -60,3 +60,29 @@ def test_the_true_mean_is_covered(between):
         found = crossed_mean((rng.random(right.shape) < right).astype(float))
         inside += found.low <= truth <= found.high
     assert 930 <= inside <= 985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("between", [0.0, 0.01, 0.03, 0.05])
+def test_coverage_at_the_sizes_of_the_study(between):
+    """Five seeds, 500 items, as an audit found them: seeds differ little, the interaction a lot."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        values = 0.3 + rng.normal(0, between, (5, 1)) + rng.normal(0, 0.3, (1, 500))
+        found = crossed_mean(values + rng.normal(0, 0.6, values.shape), bounds=WIDE)
+        inside += found.low <= 0.3 <= found.high
+    assert 0.93 <= inside / 2000 <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [50, 130, 300, 600])
+def test_coverage_of_one_model_s_losses(n):
+    """Paired differences of probabilities, which pile up at their ends; no seeds."""
+    rng = np.random.default_rng(1)
+    truth = 0.5 / 0.8 - 0.5 / 1.3
+    inside = 0
+    for seed in range(800):
+        found = bootstrap_mean(rng.beta(0.5, 0.3, n) - rng.beta(0.5, 0.8, n), seed)
+        inside += found.low <= truth <= found.high
+    assert 0.93 <= inside / 800 <= 0.97
