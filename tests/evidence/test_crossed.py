@@ -76,13 +76,13 @@ def test_coverage_at_the_sizes_of_the_study(between):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [50, 130, 300, 600])
+@pytest.mark.parametrize("n", [50, 200])
 def test_coverage_of_one_model_s_losses(n):
     """Paired differences of probabilities, which pile up at their ends; no seeds."""
     rng = np.random.default_rng(1)
     truth = 0.5 / 0.8 - 0.5 / 1.3
     inside = 0
-    for seed in range(800):
+    for seed in range(500):
         found = bootstrap_mean(rng.beta(0.5, 0.3, n) - rng.beta(0.5, 0.8, n), seed)
         inside += found.low <= truth <= found.high
-    assert 0.93 <= inside / 800 <= 0.97
+    assert 0.93 <= inside / 500 <= 0.97
