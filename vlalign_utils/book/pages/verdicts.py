@@ -60,9 +60,9 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     told = ", ".join(f"{counts[each]} {each}" for each in WORDS)
     link = downloads.save(_summary(found), folder, "claims", "this table as CSV")
     lines = [
-        f"Of {counts.total()} cells: {told}. A recipe counts once, as its first seed.",
-        "The rule is the same for all [claims](/_generated/claims.md). In a cell: the word, then what "
-        "decided it, with its interval.",
+        f"Of {counts.total()} cells: {told}. A recipe counts once, as its first seed. The rule is the "
+        "same for all [claims](/_generated/claims.md). In a cell: the word, then what decided it, with its "
+        "interval.",
         ":::{div} verdicts",
         table(("claim", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
         ":::",
