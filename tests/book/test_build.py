@@ -640,6 +640,17 @@ class TestVerdicts:
         shown = (tmp_path / "again" / "verdicts.md").read_text()
         assert "]{.verdict .undecided} score, full minus aligned: not measurable |" in shown
 
+    def test_seeds_of_a_recipe_count_once(self, root: Path, tmp_path: Path) -> None:
+        path = root / "architectures.yml"
+        again = "{title: Again, description: d., model: zoo/tiny, stages: [base, tuned], repeats: tiny}"
+        path.write_text(path.read_text() + f"  tiny-1: {again}\n")
+        shutil.copytree(root / "book" / "results" / "tiny", root / "book" / "results" / "tiny-1")
+        verdicts.write(registry.load(root), tmp_path, root)
+        shown = (tmp_path / "verdicts.md").read_text()
+        assert "Of 18 cells: 1 supported, 1 contradicted" in shown
+        assert "0.300 \\[0.290,\xa00.310\\]; so in 2 of 2 seeds |" in shown
+        assert "Again" not in shown
+
     def test_without_any_verdict_all_are_not_run(self, root: Path, tmp_path: Path) -> None:
         for path in (root / "book" / "results").rglob("*.json"):
             path.write_text(json.dumps({**json.loads(path.read_text()), "claims": {}, "content_digest": ""}))
@@ -735,7 +746,9 @@ class TestBuild:
     def test_figures_have_text(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")
         alternatives = re.findall(r'<img alt="([^"]*)"', page)
-        assert alternatives == ["Figure: Curves", "Overlap."]
+        assert alternatives == ["Figure 1: Curves", "Overlap."]
+        captions = re.findall(r'<figcaption>.*?<span class="caption-text">(.*?)</span>', page, re.DOTALL)
+        assert captions == ["Figure 1. Curves", "Figure 2. Curves"]
 
     def test_titles_name_the_model_and_findings_come_first(self, pages: Path) -> None:
         page = read(pages, "book/results/tiny/03_geometry.html")

@@ -1,7 +1,7 @@
-"""Text alternatives for the figures of executed notebooks, which arrive without any.
+"""Text alternatives and numbered captions for the figures of executed notebooks, which arrive without any.
 
-A cell gives its own in its metadata, `mystnb: {image: {alt: ...}}`; where it does not, the heading above says
-what the figure is about.
+A cell gives its own alternative in its metadata, `mystnb: {image: {alt: ...}}`; where it does not, the
+heading above says what the figure is about.
 """
 
 from typing import Any
@@ -12,19 +12,23 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 
 class FigureAltText(SphinxPostTransform):
-    """Give every image of a code cell an `alt` attribute."""
+    """Give every image of a code cell an `alt` attribute, and a caption with its number on the page."""
 
     default_priority = 20  # after myst-nb has chosen one format per output (4)
     formats = ("html",)
 
     def run(self, **kwargs: Any) -> None:
         """Visit each code cell of the page."""
-        for cell in self.document.findall(nodes.container):
+        number = 0
+        for cell in list(self.document.findall(nodes.container)):
             if cell.get("nb_element") == "cell_code":
-                images = [image for image in cell.findall(nodes.image) if not image.get("alt")]
-                for number, image in enumerate(images, start=1):
-                    suffix = f" ({number} of {len(images)})" if len(images) > 1 else ""
-                    image["alt"] = f"Figure: {_heading(cell)}{suffix}"
+                for image in list(cell.findall(nodes.image)):
+                    number += 1
+                    heading = _heading(cell)
+                    if not image.get("alt"):
+                        image["alt"] = f"Figure {number}: {heading}"
+                    caption = nodes.caption("", f"Figure {number}. {heading}")
+                    image.replace_self(nodes.figure("", image.deepcopy(), caption, ids=[f"figure-{number}"]))
 
 
 def _heading(cell: nodes.container) -> str:

@@ -1,6 +1,7 @@
 """The verdicts of all chapters, and the front page's table of them: claims x architectures."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,21 +44,22 @@ def _verdict(claim: Claim, arch: Architecture, root: Path) -> Verdict | None:
 def write(entries: Registry, folder: Path, root: Path) -> None:
     """Write `verdicts.md`, which the front page includes, and the same as a CSV file."""
     known = claim_rules.load(root / claim_rules.FILE)
-    archs = list(entries.architectures.values())
+    archs = [entries.architecture(name) for name in entries.originals()]
     found = collect(known, entries, root)
-    counts = Counter(word(verdict) for by_arch in found.values() for verdict in by_arch.values())
+    counts = Counter(word(by_arch[arch.name]) for by_arch in found.values() for arch in archs)
     rows = [
         [
             f"[{text(name)}](#claim-{name}): {text(claim.says)}",
-            *(_cell(claim, arch, verdict) for arch, verdict in found[name].items()),
+            *(_cell(claim, arch.name, found[name], entries) for arch in archs),
         ]
         for name, claim in known.items()
     ]
     told = ", ".join(f"{counts[each]} {each}" for each in WORDS)
     link = downloads.save(_summary(found), folder, "claims", "this table as CSV")
     lines = [
-        f"Of {counts.total()} cells: {told}. The rule is the same for all "
-        "[claims](/_generated/claims.md). In a cell: the word, then what decided it, with its interval.",
+        f"Of {counts.total()} cells: {told}. A recipe counts once, as its first seed. The rule is the "
+        "same for all [claims](/_generated/claims.md). In a cell: the word, then what decided it, with its "
+        "interval.",
         ":::{div} verdicts",
         table(("claim", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
         ":::",
@@ -79,14 +81,24 @@ def marked(claim: Claim, arch: str, verdict: Verdict | None) -> str:
     return f"[{linked}]{{.verdict .{shown.replace(' ', '-')}}}"
 
 
-def _cell(claim: Claim, arch: str, verdict: Verdict | None) -> str:
+def _cell(claim: Claim, arch: str, found: Verdicts, entries: Registry) -> str:
     """The word and the interval that decided it, with its condition's name where there are several."""
+    verdict = found[arch]
     if verdict is None:
         return marked(claim, arch, verdict)
     outcome = verdict.conditions.get(verdict.decided_by)
     why = [] if outcome and len(claim.conditions) == 1 else [text(verdict.decided_by)]
     why += [measured(outcome)] if outcome else []
-    return f"{marked(claim, arch, verdict)} {': '.join(why)}"
+    others = [found[a.name] for a in entries.architectures.values() if a.repeats == arch]
+    return f"{marked(claim, arch, verdict)} {': '.join(why)}{_seeds(verdict, others)}"
+
+
+def _seeds(first: Verdict, others: Sequence[Verdict | None]) -> str:
+    """In how many of a recipe's seeds the verdict is that of the first; nothing where there is one."""
+    judged = [word(verdict) for verdict in others if verdict is not None]
+    if not judged:
+        return ""
+    return f"; so in {1 + judged.count(word(first))} of {1 + len(judged)} seeds"
 
 
 def measured(outcome: Outcome) -> str:
