@@ -22,18 +22,19 @@ class World:
     """What images are drawn from, what is said of them, and what is asked about them.
 
     `lenient` says that answers in a model's own words count (`data.lenient`), not one wording alone;
-    `knowledge` is the suite that asks for facts that only training texts state. `probed` are the concepts
-    that are asked for unless others are named, and `lens` those whose words lenses look for. `wordings` are
-    the texts of a pair that chapters compare, with what they are called: the first is its caption, the second
-    the one that concepts have, too, where there is one. `meanings` are those of them that say
-    what the caption says with hardly a word in common. `caption_pairs` and `minimal_pairs` take a number, a
-    seed and a split.
+    `knowledge` is the suite that asks for facts that only training texts state, `scenes` one about what is
+    seen in them, to stand beside handwriting. `probed` are the concepts that are asked for unless others are
+    named, and `lens` those whose words lenses look for. `wordings` are the texts of a pair that chapters
+    compare, with what they are called: the first is its caption, the second the one that concepts have, too,
+    where there is one. `meanings` are those of them that say what the caption says with hardly a word in
+    common. `caption_pairs` and `minimal_pairs` take a number, a seed and a split.
     """
 
     name: str
     suites: Mapping[str, Suite]
     lenient: bool
     knowledge: str
+    scenes: str
     concepts: Mapping[str, Concept]
     probed: tuple[str, ...]
     lens: tuple[str, ...]
@@ -88,6 +89,7 @@ WORLDS = {
             suites=suites.SUITES,
             lenient=False,
             knowledge="knowledge",
+            scenes="attributes",
             concepts=drawn_concepts.CONCEPTS,
             probed=("colour", "form", "size", "position", "count", "digit", "word", "kind", "owner"),
             lens=("form", "colour"),
@@ -102,6 +104,7 @@ WORLDS = {
             suites=things_suites.SUITES,
             lenient=True,
             knowledge="kind",
+            scenes="relations",
             concepts=things_concepts.CONCEPTS,
             probed=tuple(things_concepts.CONCEPTS),
             lens=("name", "kind"),

@@ -34,7 +34,7 @@ def _panel(ax: Axes) -> str:
 
 def _grids(ax: Axes) -> Iterator[str]:
     for image in ax.images:
-        values = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
+        values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
         if values.ndim == 2 and np.isfinite(values).any():
             row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
             first_x, _, first_y, _ = (int(np.ceil(end)) for end in image.get_extent())
