@@ -242,21 +242,18 @@ def test_committed_records_are_those_of_the_registry(arch):
 
 
 @pytest.mark.slow
-def test_a_committed_run_is_the_same_when_trained_again(chain):
+def test_a_committed_run_is_the_same_when_trained_again():
     """The cheapest one. Small differences between processors may tip an answer or two."""
-    records = [json.loads(line) for line in committed("mllama").read_text().splitlines()]
+    records = [json.loads(line) for line in committed("llava").read_text().splitlines()]
     old = next(r for r in records if r["what"] == "run" and r["strategy"] == "late" and r["seed"] == 0)
-    params = effective(
-        read_notebook(TUNING, ROOT),
-        TUNING,
-        {"arch": "mllama", "quick": False},
-        registry.load().architecture("mllama").parameters[TUNING],
-    )
-    protocol = sizes.protocol_of(params)
+    filled = {"arch": "llava", "quick": False}
+    own = registry.load().architecture("llava").parameters[TUNING]
+    protocol = sizes.protocol_of(effective(read_notebook(TUNING, ROOT), TUNING, filled, own))
     evaluation = {name: load_suite(name, protocol.items) for name in sizes.vision_suites()}
     evaluation["text"] = load_suite("text", 2 * protocol.items)
-    strategy = study.strategies(chain[0].n_layers, protocol.band)["late"]
-    new = study.trained_once(chain[0], strategy, protocol, 0, old["lr"], evaluation)
+    vlm = load_vlm("zoo/llava", stage="aligned")
+    strategy = study.strategies(vlm.n_layers, protocol.band)["late"]
+    new = study.trained_once(vlm, strategy, protocol, 0, old["lr"], evaluation)
     assert np.array(new["loss"]) == pytest.approx(np.array(old["loss"]), rel=0.05, abs=0.02)
     for suite, correct in old["correct"].items():
         assert np.mean(new["correct"][suite]) == pytest.approx(np.mean(correct), abs=0.1), suite
