@@ -498,6 +498,19 @@ class TestChapter:
         assert rest.startswith(":::{admonition} Of an earlier state\n:class: warning\n")
         assert rest.index("`make book ARCHS=hub`") < rest.index("What was found")
 
+    def test_a_link_to_a_chapter_that_a_model_has_not_leads_to_that_of_another(self, source: Path) -> None:
+        entries = registry.load(source)
+        said = "See [](03_geometry.ipynb) and [more](https://a.example/03_geometry.ipynb)."
+        linked = {}
+        for arch, has in (("tiny", ["01_model"]), ("hub", ["03_geometry"])):
+            entries.architectures[arch] = entries.architecture(arch).model_copy(update={"notebooks": has})
+        for arch in ("tiny", "hub"):
+            notebook = nbformat.read(source / f"book/results/{arch}/03_geometry.ipynb", as_version=4)
+            notebook.cells.append(nbformat.v4.new_markdown_cell(said))
+            chapter.compose(notebook, f"book/results/{arch}/03_geometry", entries, source)
+            linked[arch] = notebook.cells[-1].source
+        assert linked == {"tiny": said.replace("(03_", "(../hub/03_"), "hub": said}
+
     def test_the_comparison_names_no_model(self, source: Path) -> None:
         page = f"book/results/{COMPARISON}/90_comparison"
         notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)

@@ -4,6 +4,7 @@ Both are set while the pages are built, so that a new title needs no chapter to 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,7 @@ from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 SHOWN = "parameters"  # the tag of the one code cell that is not folded
 OUTDATED = "outdated.json"
+LINK = re.compile(r"\]\((\w+)\.ipynb\)")  # to a chapter beside this one
 EARLIER = """:::{{admonition}} Of an earlier state
 :class: warning
 
@@ -29,6 +31,7 @@ it again.
 def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path) -> None:
     """Give the notebook of a document its title, findings and folded code, in place.
 
+    A link to a chapter that its model has not leads to that of the first model that has it.
     Raises ResultsError when its results are missing or malformed, RegistryError for an unknown architecture.
     """
     arch = PurePosixPath(document).parent.name
@@ -42,9 +45,18 @@ def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path
     opening = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
     opening.source = _opened(opening.source, title, findings, measured_on, earlier)
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda link: f"]({_beside(link[1], arch, entries)})", cell.source)
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code" and SHOWN not in tags:
             tags.append("hide-input")
+
+
+def _beside(notebook: str, arch: str, entries: Registry) -> str:
+    own = entries.architectures.get(arch)  # none for the comparison
+    others = (name for name, entry in entries.architectures.items() if notebook in entry.notebooks)
+    there = arch if own is None or notebook in own.notebooks else next(others, arch)
+    return f"{notebook}.ipynb" if there == arch else f"../{there}/{notebook}.ipynb"
 
 
 def note_outdated(chapters: Sequence[tuple[str, str]], folder: Path) -> None:
