@@ -455,12 +455,22 @@ class TestHeadline:
         work = self.judged("critical-work", LOWER, HIGHER)
         view = self.judged("critical-view", LOWER, HIGHER)
         found = self.found(
-            entry={"a": near}, bypass={"a": none}, critical_work={"a": work}, critical_view={"a": view}
+            entry={"a": near},
+            bypass={"a": none},
+            critical_work={"a": work},
+            critical_view={"a": view, "a-1": near},
         )
         told = headline.tally(found, "a")
         assert told.startswith(
-            "Of 11 claims 2 are contradicted (critical-work and critical-view), 1 is undecided (entry), "
-            "1 is not applicable (bypass) and 7 are not tested (semantic-core, "
+            "Of 11 claims 2 are decided, 1 is undecided (entry), 1 is not applicable (bypass) and 7 are not "
+            "tested (semantic-core, "
+        )
+        (said,) = headline.decided(claim_rules.load(), found, "a", self.ENTRIES)
+        loss = "(loss, inside minus elsewhere: −0.300 [−0.310, −0.290], N = 400"
+        assert said == (
+            "Contradicted: “Image tokens need the work of the layers of the abstraction phase more than that "
+            f"of the other layers on average” {loss}) and “Words need to see the image in the layers of the "
+            f"abstraction phase more than in the other layers on average” {loss}; so in 1 of 2 seeds)."
         )
         assert told.endswith(".")
 
@@ -510,6 +520,14 @@ class TestChapter:
             chapter.compose(notebook, f"book/results/{arch}/03_geometry", entries, source)
             linked[arch] = notebook.cells[-1].source
         assert linked == {"tiny": said.replace("(03_", "(../hub/03_"), "hub": said}
+
+    def test_what_a_cell_only_happens_to_return_is_left_out(self, source: Path) -> None:
+        notebook = nbformat.read(source / "book/results/tiny/03_geometry.ipynb", as_version=4)
+        written = ["<matplotlib.legend.Legend at 0x7fdd00b02ed0>", "[<Line2D object at 0x7f>]", "0.5 <1>"]
+        outputs = [nbformat.v4.new_output("execute_result", {"text/plain": one}) for one in written]
+        notebook.cells.append(nbformat.v4.new_code_cell("x", outputs=outputs))
+        chapter.compose(notebook, "book/results/tiny/03_geometry", registry.load(source), source)
+        assert [output.data["text/plain"] for output in notebook.cells[-1].outputs] == ["0.5 <1>"]
 
     def test_the_comparison_names_no_model(self, source: Path) -> None:
         page = f"book/results/{COMPARISON}/90_comparison"
@@ -634,13 +652,13 @@ def test_laboratory_models_are_listed_with_their_sizes(source: Path, tmp_path: P
 def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None:
     front.write(registry.load(source), tmp_path, source)
     figure = (tmp_path / "depth_figure.md").read_text()
-    assert "read off image tokens, hub: highest, 0.30, at depth 1.00, its control 0.06; like texts" in figure
+    assert "read off image tokens, Hub: highest, 0.30, at depth 1.00, its control 0.06; like texts" in figure
     assert "attended by the text: even attention" in figure
     told = (tmp_path / "headline.md").read_text()
     assert "**In Hub:**" in told
     assert "- On hub &lt;i&gt;a&lt;/i&gt; is 0.3 \\[0.2, 0.4\\]." in told
     assert told.count("\n- ") == 3
-    assert "99.55 \\%" in told
+    assert "99.55 \\%" in (tmp_path / "follows.md").read_text()
     assert "Measured on 2 models" in told
     summary = (tmp_path / "summary.md").read_text()
     assert "| a\\_b | −0.25\xa0\\[−0.30,\xa0−0.20\\] |  | 400 |" in summary
@@ -734,15 +752,15 @@ class TestVerdicts:
         about = {"date": "2026-01-02", "rules": "0123456789", "architecture": "hub", "conditions": [stated]}
         (root / power.FILE).write_text(json.dumps(about))
         claims_page.write(registry.load(root), tmp_path, root)
-        told = power.about("bypass", root)
+        told = power.about("bypass", {"hub": "Hub"}, root)
         assert told.startswith(
-            "Stated on 2026-01-02, after the rules (commit 0123456), on hub, from other items"
+            "Stated on 2026-01-02, after the rules (commit 0123456), on Hub, from other items"
         )
         assert "with N = 200 an effect of 0.05 is found with a probability of 0.20, one of 0.1 with" in told
         page = (tmp_path / "claims.md").read_text()
         assert page.count("Power\n: ") == 1
         assert text(told) in page
-        assert power.about("entry", root) == ""
+        assert power.about("entry", {}, root) == ""
 
     def test_the_page_gives_each_claim_in_full(self, source: Path, tmp_path: Path) -> None:
         claims_page.write(registry.load(source), tmp_path, source)
@@ -757,7 +775,7 @@ class TestVerdicts:
         assert "| **−0.300 \\[−0.310,\xa0−0.290\\], outside, N\xa0=\xa0400** |" in page
         assert "guard: plateau height above random connector, tuned; *above 0* | 0.300" in page
         assert "Hub\\: the chapter 03\\_geometry gives no verdict." in page
-        assert "Hub\\: the chapter 05\\_tuning does not run on this model." in page
+        assert "Hub\\: the chapter 05\\_tuning was not run on this model." in page
         table = pd.read_csv(tmp_path / "data" / "claims-conditions.csv")
         assert table.lies.tolist() == ["inside"] * 3 + ["outside", "inside"]
 

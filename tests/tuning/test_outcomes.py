@@ -6,6 +6,7 @@ from scipy import stats as scipy_stats
 
 from vlalign_utils.data.items import Item
 from vlalign_utils.evidence import claims
+from vlalign_utils.evidence.crossed import crossed_mean
 from vlalign_utils.tuning import outcomes
 from vlalign_utils.tuning.flops import Forward, Part
 from vlalign_utils.tuning.outcomes import Study, spread
@@ -72,13 +73,12 @@ def test_numbers_of_seeds_have_students_interval():
     assert found == pytest.approx((values.mean(), low, high, 3))
 
 
-def test_errors_of_items_and_seeds_add_up():
-    rng = np.random.default_rng(1)
-    values = rng.normal(size=(3, 40))
+def test_seeds_and_items_are_crossed_factors():
+    values = np.random.default_rng(1).normal(size=(3, 40))
     both, items = spread(values), claims.interval(values.mean(0), 0, 0.95)
-    half = scipy_stats.t.ppf(0.975, 2) * scipy_stats.sem(values.mean(1))
-    assert both.high - both.value == pytest.approx(np.hypot(items.high - items.value, half))
+    assert both == crossed_mean(values, 0.95, (-np.inf, np.inf))
     assert both.n == 40
+    assert both.high - both.low > items.high - items.low
 
 
 def test_nothing_has_no_mean():

@@ -46,26 +46,29 @@ def peaks(table: pd.DataFrame) -> str:
 
 
 def orders(ranks: pd.DataFrame, names: Sequence[str]) -> str:
-    """A sentence on which pairs of views put depths in the same order, or the opposite one, everywhere.
+    """A sentence on how many pairs of views correlate alike everywhere, with the surest pair of either sign.
 
     `ranks` has the columns view, "other view" and one correlation per name, NaN where it has none.
     """
-    alike, opposite = [], []
-    for _, row in ranks.iterrows():
-        found = row[list(names)].astype(float).dropna()
-        told = f"“{row['view']}” with “{row['other view']}” ({_span(found)})" if len(found) > 1 else ""
-        if len(found) > 1 and (found > 0).all():
-            alike.append(told)
-        elif len(found) > 1 and (found < 0).all():
-            opposite.append(told)
+    spans = {
+        f"“{row['view']}” with “{row['other view']}”": row[list(names)].astype(float).dropna()
+        for _, row in ranks.iterrows()
+    }
+    several = {pair: found for pair, found in spans.items() if len(found) > 1}
+    alike = {pair: found for pair, found in several.items() if (found > 0).all()}
+    opposite = {pair: found for pair, found in several.items() if (found < 0).all()}
     return sentence(
-        f"of {counted(len(ranks), 'pair')} of views, {_some(alike)} put depths in the same order in every "
-        f"{LIKE}, and {_some(opposite)} in the opposite one; in brackets the range of Spearman's correlation"
+        f"of {counted(len(ranks), 'pair')} of views, {_surest(alike)} correlate positively over depth in "
+        f"every {LIKE} that has both, and {_surest(opposite)} negatively"
     )
 
 
-def _some(told: list[str]) -> str:
-    return f"{len(told)}, {joined(told)}," if told else "none"
+def _surest(spans: "dict[str, pd.Series[float]]") -> str:
+    """How many there are, and that one whose weakest correlation is strongest."""
+    if not spans:
+        return "none"
+    pair = max(spans, key=lambda name: float(spans[name].abs().min()))
+    return f"{len(spans)} (the surest: {pair}, {_span(spans[pair])})"
 
 
 def _span(values: "pd.Series[float] | np.ndarray") -> str:

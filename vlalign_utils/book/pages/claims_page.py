@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from vlalign_utils.book.pages import downloads, power, scale, verdicts
-from vlalign_utils.book.pages.markdown import table, text
+from vlalign_utils.book.pages.markdown import table, text, true_minus
 from vlalign_utils.book.pages.verdicts import Verdicts
 from vlalign_utils.evidence import claim_rules
 from vlalign_utils.evidence.claim_rules import Claim, Condition, Measured, Outcome, Verdict
 from vlalign_utils.paths import write_atomic
 from vlalign_utils.pipeline.registry import Architecture, Registry
 
-SOURCES = {"paper": "The paper", "follow-up": "A follow-up"}
+SOURCES = {"paper": "The paper", "follow-up": "A consequence of the paper"}
 
 
 def write(entries: Registry, folder: Path, root: Path) -> None:
@@ -20,6 +20,7 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     known = claim_rules.load(root / claim_rules.FILE)
     archs = list(entries.architectures.values())
     found = verdicts.collect(known, entries, root)
+    titles = {arch.name: arch.title for arch in archs}
     level = claim_rules.level(len(known))
     sides = sum(
         (region.above is not None) + (region.below is not None)
@@ -35,7 +36,9 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
 *equivalent* when one lies nearer to the end of its region, on both sides, than the smallest effect of
 interest, *undecided* otherwise, and *not applicable* where it cannot be asked of a model at all. A *guard*
 says that the measurement works at all, such as better than shuffled pairs: unless every guard's interval lies
-inside, the claim is undecided. So is one on training, when fewer seeds were run than it needs.""",
+inside, the claim is undecided. So is one on training, when fewer seeds were run than it needs. Beside each
+interval stands how it lies to its region: *inside* it, *outside* it, *across* its end, or *equal*, which is
+within the smallest effect of interest of that end.""",
         f"""The level of every interval is {100 * level:.2f} %: 95 % corrected for {len(known)} claims
 (Bonferroni). One side of an interval misses the truth in {50 * (1 - level):.2f} % of repetitions, and {sides}
 sides can make a verdict wrong: an architecture gets any false verdict in at most
@@ -44,7 +47,7 @@ sides can make a verdict wrong: an architecture gets any false verdict in at mos
         f"Every condition of every verdict: {link}.",
     ]
     for name, claim in known.items():
-        lines += _claim(claim, archs, found[name], power.about(name, root))
+        lines += _claim(claim, archs, found[name], power.about(name, titles, root))
     write_atomic(folder / "claims.md", "\n\n".join(lines) + "\n")
 
 
@@ -74,7 +77,9 @@ def _claim(claim: Claim, archs: list[Architecture], found: Verdicts, powered: st
         table(("condition", *(text(arch.title) for arch in archs)), "l" * (1 + len(archs)), rows),
         ":::",
     ]
-    seeds = [f"{arch.title}: {v.decided_by}" for arch in archs if (v := found[arch.name]) and _few(v)]
+    seeds = [
+        f"{arch.title}: {true_minus(v.decided_by)}" for arch in archs if (v := found[arch.name]) and _few(v)
+    ]
     silent = [_silent(claim, arch) for arch in archs if found[arch.name] is None]
     notes = "; ".join(text(note) for note in seeds + silent)
     return [line for line in [*lines, f"{notes}." if notes else ""] if line]
@@ -85,7 +90,7 @@ def _few(verdict: Verdict) -> bool:
 
 
 def _silent(claim: Claim, arch: Architecture) -> str:
-    why = "gives no verdict" if claim.chapter in arch.notebooks else "does not run on this model"
+    why = "gives no verdict" if claim.chapter in arch.notebooks else "was not run on this model"
     return f"{arch.title}: the chapter {claim.chapter} {why}"
 
 

@@ -13,19 +13,25 @@ from vlalign_utils.pipeline.registry import Registry
 HEADLINES = 3  # a notebook reports its most important values first
 COLUMNS = ("chapter", "measured", "value and 95 % interval", "chance", "N")
 FIGURE = "depth.svg"
+Claims = dict[str, claim_rules.Claim]
+Found = dict[str, verdicts.Verdicts]
 
 
 def write(entries: Registry, folder: Path, root: Path) -> None:
-    """Write `headline.md`, `depth_figure.md` and `summary.md`, which the front page includes."""
-    write_atomic(folder / "headline.md", _headline(entries, root))
+    """Write what the front page includes: `headline.md`, `depth_figure.md`, `follows.md` and `summary.md`."""
+    known = claim_rules.load(root / claim_rules.FILE)
+    found = verdicts.collect(known, entries, root)
+    write_atomic(folder / "headline.md", _headline(known, found, entries, root))
+    write_atomic(folder / "follows.md", _follows(known, found, entries))
     archs = [entries.architecture(name) for name in entries.originals()]
     shown = [arch for arch in archs if depth_figure.NOTEBOOK in arch.notebooks]
-    profiles = {arch.name: _results(arch.name, depth_figure.NOTEBOOK, root) for arch in shown}
+    profiles = {arch.title: _results(arch.name, depth_figure.NOTEBOOK, root) for arch in shown}
     curves = {
         view: {name: found.frame(view.table) for name, found in profiles.items()}
         for view in depth_figure.VIEWS
     }
-    depth_figure.draw(curves, [arch.name for arch in shown if not arch.laboratory], folder / FIGURE)
+    front = [arch.title for arch in shown if not arch.laboratory]
+    depth_figure.draw(curves, front, folder / FIGURE)
     write_atomic(folder / "depth_figure.md", _figure(curves))
     parts = []
     for arch in archs:
@@ -38,21 +44,24 @@ def _results(arch: str, notebook: str, root: Path) -> Results:
     return read(root / f"{toc.chapter(arch, notebook)}.json")
 
 
-def _headline(entries: Registry, root: Path) -> str:
-    """What was found in the first model, in three sentences, and what follows for three kinds of readers."""
-    known = claim_rules.load(root / claim_rules.FILE)
-    found, arch = verdicts.collect(known, entries, root), headline.first(entries)
-    told = [headline.tally(found, arch.name)]
+def _headline(known: Claims, found: Found, entries: Registry, root: Path) -> str:
+    """What was found in the first model: its phase, what is decided, what is not, how definitions differ."""
+    arch = headline.first(entries)
+    told = [*headline.decided(known, found, arch.name, entries), headline.tally(found, arch.name)]
     if depth_figure.NOTEBOOK in arch.notebooks:
-        told = [*_results(arch.name, depth_figure.NOTEBOOK, root).findings[:2], *told]
-    tasks = headline.follows(known, found, entries)
+        phase, differ = _results(arch.name, depth_figure.NOTEBOOK, root).findings[:2]
+        told = [phase, *told, differ]
     lines = [f"**In {text(arch.title)}:**", "", *_listed([text(said) for said in told])]
-    if tasks:
-        rows = [f"*To {task}:* {text(said)}" for task, said in tasks.items()]
-        lines += ["**What follows, over all models:**", "", *_listed(rows)]
+    return "\n".join([*lines, text(scale.about_all(entries, root))]) + "\n"
+
+
+def _follows(known: Claims, found: Found, entries: Registry) -> str:
+    """What follows for three kinds of readers, over all models."""
+    tasks = headline.follows(known, found, entries)
+    rows = [f"*To {task}:* {text(said)}" for task, said in tasks.items()]
+    lines = ["**What follows, over all models:**", "", *_listed(rows)] if rows else []
     level = f"Intervals of verdicts are at {100 * claim_rules.level(len(known)):.2f} %, the level of all"
-    lines += [f"{text(level)} [claims](/_generated/claims.md).", "", text(scale.about_all(entries, root))]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, f"{text(level)} [claims](/_generated/claims.md)."]) + "\n"
 
 
 def _listed(told: list[str]) -> list[str]:

@@ -2,13 +2,18 @@
 
 from collections import Counter
 
-from vlalign_utils.book.pages.verdicts import WORDS, Verdicts
-from vlalign_utils.evidence.claim_rules import Claim, Verdict
+from vlalign_utils.book.pages.verdicts import WORDS, Verdicts, seeds
+from vlalign_utils.evidence.claim_rules import Claim, Condition, Verdict, Word
 from vlalign_utils.evidence.findings import counted, joined, sentence, shown
 from vlalign_utils.evidence.intervals import Interval
 from vlalign_utils.pipeline.registry import Architecture, Registry
 
 NOTHING = "None of the claims has been tested on this model yet."
+DECIDED: dict[Word, str] = {
+    "supported": "Supported",
+    "contradicted": "Contradicted",
+    "equivalent": "Shown to differ by less than the smallest effect of interest",
+}
 FOLLOWS = {"train": "band-tuning", "adapt": "adapter-depth", "compress": "compression-risk"}
 
 
@@ -18,18 +23,42 @@ def first(entries: Registry) -> Architecture:
     return next((arch for arch in archs if not arch.laboratory), archs[0])
 
 
+def decided(known: dict[str, Claim], found: dict[str, Verdicts], arch: str, entries: Registry) -> list[str]:
+    """What one model's verdicts say in words: a sentence for each word that decides, with what decided it.
+
+    Where a claim was tested on other seeds of the model, it says in how many the verdict is the same.
+    """
+    told = []
+    for word, opening in DECIDED.items():
+        judged = {name: v for name in found if (v := found[name].get(arch)) is not None and v.word == word}
+        if judged:
+            said = [_said(known[name], v, seeds(found[name], arch, entries)) for name, v in judged.items()]
+            told.append(f"{opening}: {joined(said)}.")
+    return told
+
+
+def _said(claim: Claim, verdict: Verdict, seeds: str) -> str:
+    said = f"“{claim.says.rstrip('.')}”"
+    measured = verdict.conditions[verdict.decided_by].interval
+    if measured is None:
+        return said
+    return f"{said} ({verdict.decided_by}: {shown(Interval(**measured.model_dump()))}{seeds})"
+
+
 def tally(found: dict[str, Verdicts], arch: str) -> str:
-    """A sentence on one model's verdicts: how many claims got which, with their names."""
+    """A sentence on one model's verdicts: how many are decided, and which claims are not, and why."""
     by_word: dict[str, list[str]] = {}
     for name, by_arch in found.items():
         verdict = by_arch.get(arch)
         by_word.setdefault("not tested" if verdict is None else verdict.word, []).append(name)
     if list(by_word) == ["not tested"]:
         return NOTHING
-    parts = [
+    sure = sum(len(by_word.get(word, [])) for word in DECIDED)
+    parts = [f"{sure} {'is' if sure == 1 else 'are'} decided"]
+    parts += [
         f"{len(by_word[word])} {'is' if len(by_word[word]) == 1 else 'are'} {word} ({joined(by_word[word])})"
         for word in (*WORDS, "not tested")
-        if word in by_word
+        if word in by_word and word not in DECIDED
     ]
     return sentence(f"of {counted(len(found), 'claim')} {joined(parts)}")
 
@@ -69,30 +98,42 @@ def _in_models(words: list[str], counts: Counter[str], tested: int, models: int)
         return joined([first, *(f"{word} in {counts[word]}" for word in words[1:])])
     if tested == 1:
         return f"{words[0]} in the one model{where}"
-    return f"{words[0]} in {'both' if tested == 2 else f'all {tested}'} models{where}"
+    return f"{words[0]} in {_all(tested)} models{where}"
 
 
 def _effect(claim: Claim, judged: dict[str, Verdict], word: str) -> str:
-    """The condition that decides most of the verdicts of this word: in one model, and over all."""
+    """What the claim is about, its first condition, in one model and over all.
+
+    Where something else decides most verdicts of this word, that is named before: a guard, or too few seeds.
+    """
     deciding = Counter(verdict.decided_by for verdict in judged.values() if verdict.word == word)
     reason, _ = deciding.most_common(1)[0]
-    what = reason if reason in claim.conditions else next(iter(claim.conditions))
-    few = "" if reason in claim.conditions else f"{reason}; "
+    what = next(iter(claim.conditions))
+    known = claim.conditions.get(reason)
+    before = "" if known is not None and not known.guard else f"{_failed(reason, known)}; "
     measured = {
         title: Interval(**one.model_dump())
         for title, verdict in judged.items()
         if (one := verdict.conditions[what].interval) is not None
     }
     if not measured:
-        return f"{few}{what} could not be measured"
+        return f"{before}{what} could not be measured"
     example = next(
         (t for t in measured if judged[t].word == word and judged[t].decided_by == reason),
         next(iter(measured)),
     )
-    told = f"{few}{what} is {shown(measured[example])}, in {example}"
+    told = f"{before}{what} is {shown(measured[example])}, in {example}"
     if len(measured) == 1:
         return told
     values = [interval.value for interval in measured.values()]
     span = f"{min(values):.3f} to {max(values):.3f}".replace("-", "−")
-    where = f"all {len(measured)}" if len(measured) == len(judged) else f"the {len(measured)} measured"
+    where = _all(len(measured)) if len(measured) == len(judged) else f"the {len(measured)} measured"
     return f"{told}, and from {span} over {where}"
+
+
+def _failed(reason: str, guard: Condition | None) -> str:
+    return reason if guard is None else f"{reason} is not clearly {guard.region()}"
+
+
+def _all(models: int) -> str:
+    return "both" if models == 2 else f"all {models}"

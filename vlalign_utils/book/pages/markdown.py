@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Protocol, runtime_checkable
 
+HYPHEN = re.compile(r"(?<![\w.])-(?=\d)")
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|$~^:@%])")
 
 
@@ -45,9 +46,21 @@ def number(value: float) -> str:
     return shown.replace("-", "−").replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def true_minus(written: str) -> str:
+    """The same with a true minus before numbers that a hyphen makes negative.
+
+    >>> true_minus("a-b is -0.5 [-0.6, 0]")
+    'a-b is −0.5 [−0.6, 0]'
+    """
+    return HYPHEN.sub("−", written)
+
+
 def interval(estimate: Interval, digits: int = 2) -> str:
     """`0.91 [0.89, 0.93]`, ready for a cell and never broken into two lines."""
-    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    # Rounded first, and no minus is left before a zero.
+    value, low, high = (
+        f"{round(x, digits) + 0.0:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high)
+    )
     shown = f"{value} \\[{low}, {high}\\]"
     return shown.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
 

@@ -1,21 +1,26 @@
 """What the planned numbers of items could decide, as it was stated before: a sentence for each claim."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FILE = "book/power.json"
 
 
-def about(claim: str, root: Path) -> str:
-    """A claim's power, with the date and the commit of its rules; empty where none was stated."""
+def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
+    """A claim's power, with the date and the commit of its rules; empty where none was stated.
+
+    `titles` are those of the architectures by name.
+    """
     path = root / FILE
     stated: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"conditions": []}
     rows = [row for row in stated["conditions"] if row["claim"] == claim]
     if not rows:
         return ""
-    head = f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on "
-    return f"{head}{stated['architecture']}, from other items: {'; '.join(map(_powers, rows))}."
+    model = titles.get(stated["architecture"], stated["architecture"])
+    head = f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}, from "
+    return f"{head}other items: {'; '.join(map(_powers, rows))}."
 
 
 def _powers(row: dict[str, Any]) -> str:
@@ -23,6 +28,6 @@ def _powers(row: dict[str, Any]) -> str:
     return (
         f"{row['condition']}, standard deviation {row['sd']:g} in a pilot of {row['pilot_n']} items: with "
         f"N = {row['n']} an effect of {least:g} is found with a probability of {row['power']:.2f}, one of "
-        f"{2 * least:g} with {row['power_twice']:.2f}; where there is none, that is shown with "
-        f"{row['equivalence']:.2f}"
+        f"{2 * least:g} with {row['power_twice']:.2f}; where there is none, the verdict is "
+        f"equivalent with {row['equivalence']:.2f}"
     )

@@ -1,7 +1,6 @@
 """The verdicts of all chapters, and the front page's table of them: claims x architectures."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ from myst_parser.mdit_to_docutils.base import default_slugify
 
 from vlalign_utils.book import toc
 from vlalign_utils.book.pages import downloads
-from vlalign_utils.book.pages.markdown import interval, table, text
+from vlalign_utils.book.pages.markdown import interval, table, text, true_minus
 from vlalign_utils.evidence import claim_rules, claims
 from vlalign_utils.evidence.claim_rules import Claim, Measured, Outcome, Verdict
 from vlalign_utils.evidence.results import ResultsError, read
@@ -90,18 +89,18 @@ def _cell(claim: Claim, arch: str, found: Verdicts, entries: Registry) -> str:
     if verdict is None:
         return marked(claim, arch, verdict)
     outcome = verdict.conditions.get(verdict.decided_by)
-    why = [] if outcome and len(claim.conditions) == 1 else [text(verdict.decided_by)]
+    why = [] if outcome and len(claim.conditions) == 1 else [text(true_minus(verdict.decided_by))]
     why += [measured(outcome)] if outcome else []
-    others = [found[a.name] for a in entries.architectures.values() if a.repeats == arch]
-    return f"{marked(claim, arch, verdict)} {': '.join(why)}{_seeds(verdict, others)}"
+    return f"{marked(claim, arch, verdict)} {': '.join(why)}{seeds(found, arch, entries)}"
 
 
-def _seeds(first: Verdict, others: Sequence[Verdict | None]) -> str:
+def seeds(found: Verdicts, arch: str, entries: Registry) -> str:
     """In how many of a recipe's seeds the verdict is that of the first; nothing where there is one."""
+    others = [found[entry.name] for entry in entries.architectures.values() if entry.repeats == arch]
     judged = [word(verdict) for verdict in others if verdict is not None]
     if not judged:
         return ""
-    return f"; so in {1 + judged.count(word(first))} of {1 + len(judged)} seeds"
+    return f"; so in {1 + judged.count(word(found[arch]))} of {1 + len(judged)} seeds"
 
 
 def measured(outcome: Outcome) -> str:
