@@ -521,14 +521,6 @@ class TestChapter:
             linked[arch] = notebook.cells[-1].source
         assert linked == {"tiny": said.replace("(03_", "(../hub/03_"), "hub": said}
 
-    def test_what_a_cell_only_happens_to_return_is_left_out(self, source: Path) -> None:
-        notebook = nbformat.read(source / "book/results/tiny/03_geometry.ipynb", as_version=4)
-        written = ["<matplotlib.legend.Legend at 0x7fdd00b02ed0>", "[<Line2D object at 0x7f>]", "0.5 <1>"]
-        outputs = [nbformat.v4.new_output("execute_result", {"text/plain": one}) for one in written]
-        notebook.cells.append(nbformat.v4.new_code_cell("x", outputs=outputs))
-        chapter.compose(notebook, "book/results/tiny/03_geometry", registry.load(source), source)
-        assert [output.data["text/plain"] for output in notebook.cells[-1].outputs] == ["0.5 <1>"]
-
     def test_the_comparison_names_no_model(self, source: Path) -> None:
         page = f"book/results/{COMPARISON}/90_comparison"
         notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import nbformat
 import pytest
@@ -173,6 +174,13 @@ def test_a_notebook_that_is_no_chapter_of_the_architecture_is_refused(root):
         staleness.plan("02_b", "one", {}, False, root)
     with pytest.raises(ParameterError, match=r"there is no notebook '\.\./notebooks/01_a'"):
         staleness.plan("../notebooks/01_a", "one", {}, False, root)
+
+
+def test_committed_results_hold_no_address_of_an_object():
+    """What Python writes of an object that a cell happened to return is another one in every run."""
+    pages = sorted((ROOT / "book" / "results").glob("*/*.ipynb"))
+    assert pages
+    assert [page for page in pages if re.search(r"<[\w.]+ (object )?at 0x", page.read_text())] == []
 
 
 def test_committed_results_are_of_full_size():

@@ -48,19 +48,8 @@ def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(lambda link: f"]({_beside(link[1], arch, entries)})", cell.source)
         tags = cell.metadata.setdefault("tags", [])
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _left_over(output)]
-            if SHOWN not in tags:
-                tags.append("hide-input")
-
-
-def _left_over(output: NotebookNode) -> bool:
-    """Whether this is how Python writes an object that the last line of a cell happened to return."""
-    data = output.get("data", {})
-    return (
-        set(data) == {"text/plain"}
-        and re.match(r"\[?<[\w.]+ (object )?at 0x", data["text/plain"]) is not None
-    )
+        if cell.cell_type == "code" and SHOWN not in tags:
+            tags.append("hide-input")
 
 
 def _beside(notebook: str, arch: str, entries: Registry) -> str:
