@@ -510,7 +510,7 @@ class TestChapter:
 
     def test_a_link_to_a_chapter_that_a_model_has_not_leads_to_that_of_another(self, source: Path) -> None:
         entries = registry.load(source)
-        said = "See [](03_geometry.ipynb) and [more](https://a.example/03_geometry.ipynb)."
+        said = "See [](03_geometry.ipynb#nulls) and [more](https://a.example/03_geometry.ipynb)."
         linked = {}
         for arch, has in (("tiny", ["01_model"]), ("hub", ["03_geometry"])):
             entries.architectures[arch] = entries.architecture(arch).model_copy(update={"notebooks": has})
@@ -543,6 +543,7 @@ class TestMarkdown:
     def test_numbers(self) -> None:
         assert number(1234567) == "1\u202f234\u202f567"
         assert number(-0.5) == "−0.5"
+        assert interval(Estimate(value=-0.001, low=-0.011, high=0.0, n=4)) == "0.00\xa0\\[−0.01,\xa00.00\\]"
         estimate = Estimate(value=-0.25, low=-0.3, high=-0.2, n=4)
         assert interval(estimate) == "−0.25\xa0\\[−0.30,\xa0−0.20\\]"
 
@@ -650,7 +651,8 @@ def test_front_page_comes_from_the_results(source: Path, tmp_path: Path) -> None
     assert "**In Hub:**" in told
     assert "- On hub &lt;i&gt;a&lt;/i&gt; is 0.3 \\[0.2, 0.4\\]." in told
     assert told.count("\n- ") == 3
-    assert "99.55 \\%" in (tmp_path / "follows.md").read_text()
+    assert "Intervals of claims are at 99.55 \\%, all others at 95 \\%." in told
+    assert (tmp_path / "follows.md").read_text() == ""  # of these claims no model was tested on any
     assert "Measured on 2 models" in told
     summary = (tmp_path / "summary.md").read_text()
     assert "| a\\_b | −0.25\xa0\\[−0.30,\xa0−0.20\\] |  | 400 |" in summary

@@ -19,7 +19,7 @@ from vlalign_utils.pipeline.registry import COMPARISON, Registry
 
 SHOWN = "parameters"  # the tag of the one code cell that is not folded
 OUTDATED = "outdated.json"
-LINK = re.compile(r"\]\((\w+)\.ipynb\)")  # to a chapter beside this one
+LINK = re.compile(r"(?<=\]\()(\w+)(?=\.ipynb[)#])")  # to a chapter beside this one
 EARLIER = """:::{{admonition}} Of an earlier state
 :class: warning
 
@@ -46,17 +46,18 @@ def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path
     opening.source = _opened(opening.source, title, findings, measured_on, earlier)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = LINK.sub(lambda link: f"]({_beside(link[1], arch, entries)})", cell.source)
+            cell.source = LINK.sub(lambda link: _beside(link[0], arch, entries), cell.source)
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code" and SHOWN not in tags:
             tags.append("hide-input")
 
 
 def _beside(notebook: str, arch: str, entries: Registry) -> str:
+    """The path of a chapter from those of an architecture: its own, or the first model's that has it."""
     own = entries.architectures.get(arch)  # none for the comparison
     others = (name for name, entry in entries.architectures.items() if notebook in entry.notebooks)
     there = arch if own is None or notebook in own.notebooks else next(others, arch)
-    return f"{notebook}.ipynb" if there == arch else f"../{there}/{notebook}.ipynb"
+    return notebook if there == arch else f"../{there}/{notebook}"
 
 
 def note_outdated(chapters: Sequence[tuple[str, str]], folder: Path) -> None:

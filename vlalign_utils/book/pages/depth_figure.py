@@ -39,13 +39,17 @@ CONTROLS = "; ".join(f"{view.title}: {view.control}" for view in VIEWS)
 Curves = Mapping[View, Mapping[str, pd.DataFrame]]  # columns curve, depth, value, low and high, by model
 
 
-def draw(curves: Curves, front: Collection[str], path: Path) -> None:
-    """Draw one panel per view: the models of `front` in colour, the others thin behind them."""
+def draw(curves: Curves, titles: Mapping[str, str], front: Collection[str], path: Path) -> None:
+    """Draw one panel per view: the models of `front` in colour, the others thin behind them.
+
+    The legend has `titles`, those of the models by name.
+    """
     plt.style.use(plots.STYLE)
     fig, axes = plt.subplots(2, 3, figsize=(8.4, 5.2), sharex=True)
     for ax, (view, by_name) in zip(axes.flat, curves.items(), strict=True):
         for name in sorted(by_name, key=front.__contains__):  # those in front are drawn last
-            _curve(ax, name, list(by_name).index(name), by_name[name], name in front)
+            look = plots.look(name, list(by_name).index(name))
+            _curve(ax, titles[name], look, by_name[name], name in front)
         ax.set_title(view.title, fontsize=10)
         ax.set_ylabel(view.unit)
         ax.set(xlim=(0, 1))
@@ -60,21 +64,21 @@ def draw(curves: Curves, front: Collection[str], path: Path) -> None:
     plt.close(fig)
 
 
-def _curve(ax: Axes, name: str, position: int, rows: pd.DataFrame, front: bool) -> None:
-    """A model's curve, and its control in the same dash."""
-    colour, dash, marker = plots.look(name, position)
+def _curve(ax: Axes, title: str, look: plots.Look, rows: pd.DataFrame, front: bool) -> None:
+    """A model's curve, and its control in grey."""
+    colour, dash, marker = look
     measured, control = (rows[rows.curve == which] for which in ("measured", "control"))
     style: dict[str, Any] = {"color": colour, "linewidth": 2, "marker": marker, "markersize": 3}
     if not front:
         style |= {"linewidth": 0.9, "markersize": 2.5, "alpha": 0.6}
-    ax.plot(measured.depth, measured.value, label=name, linestyle=dash, zorder=2 + front, **style)
+    ax.plot(measured.depth, measured.value, label=title, linestyle=dash, zorder=2 + front, **style)
     if front:
         ax.fill_between(measured.depth, measured.low, measured.high, color=colour, alpha=0.18, linewidth=0)
     grey: dict[str, Any] = {"color": plots.MUTED, "linewidth": 1.6 if front else 0.6, "zorder": 1}
     ax.plot(control.depth, control.value, linestyle=(0, (3, 2)), label="control" if front else None, **grey)
 
 
-def alternative(curves: Curves) -> str:
+def alternative(curves: Curves, titles: Mapping[str, str]) -> str:
     """The figure in words: where each curve is highest, and its control there."""
     peaks = []
     for view, by_name in curves.items():
@@ -82,7 +86,6 @@ def alternative(curves: Curves) -> str:
             values = {of: rows[rows.curve == of].set_index("depth").value for of in ("measured", "control")}
             top = max(values["measured"].index, key=values["measured"].__getitem__)
             here, there = (float(own[top]) for own in values.values())
-            peaks.append(
-                f"{view.title}, {name}: highest, {here:.2f}, at depth {top:.2f}, its control {there:.2f}"
-            )
+            told = f"highest, {here:.2f}, at depth {top:.2f}, its control {there:.2f}"
+            peaks.append(f"{view.title}, {titles[name]}: {told}")
     return "Six panels over the relative depth of each model. " + "; ".join(peaks) + "."

@@ -25,14 +25,15 @@ def write(entries: Registry, folder: Path, root: Path) -> None:
     write_atomic(folder / "follows.md", _follows(known, found, entries))
     archs = [entries.architecture(name) for name in entries.originals()]
     shown = [arch for arch in archs if depth_figure.NOTEBOOK in arch.notebooks]
-    profiles = {arch.title: _results(arch.name, depth_figure.NOTEBOOK, root) for arch in shown}
+    profiles = {arch.name: _results(arch.name, depth_figure.NOTEBOOK, root) for arch in shown}
     curves = {
         view: {name: found.frame(view.table) for name, found in profiles.items()}
         for view in depth_figure.VIEWS
     }
-    front = [arch.title for arch in shown if not arch.laboratory]
-    depth_figure.draw(curves, front, folder / FIGURE)
-    write_atomic(folder / "depth_figure.md", _figure(curves))
+    titles = {arch.name: arch.title for arch in shown}
+    front = [arch.name for arch in shown if not arch.laboratory]
+    depth_figure.draw(curves, titles, front, folder / FIGURE)
+    write_atomic(folder / "depth_figure.md", _figure(depth_figure.alternative(curves, titles)))
     parts = []
     for arch in archs:
         rows = [row for notebook in arch.notebooks for row in _rows(arch.name, notebook, root)]
@@ -52,25 +53,24 @@ def _headline(known: Claims, found: Found, entries: Registry, root: Path) -> str
         phase, differ = _results(arch.name, depth_figure.NOTEBOOK, root).findings[:2]
         told = [phase, *told, differ]
     lines = [f"**In {text(arch.title)}:**", "", *_listed([text(said) for said in told])]
-    return "\n".join([*lines, text(scale.about_all(entries, root))]) + "\n"
+    level = f"Intervals of claims are at {100 * claim_rules.level(len(known)):.2f} %, all others at 95 %."
+    return "\n".join([*lines, f"{text(level)} {text(scale.about_all(entries, root))}"]) + "\n"
 
 
 def _follows(known: Claims, found: Found, entries: Registry) -> str:
     """What follows for three kinds of readers, over all models."""
     tasks = headline.follows(known, found, entries)
     rows = [f"*To {task}:* {text(said)}" for task, said in tasks.items()]
-    lines = ["**What follows, over all models:**", "", *_listed(rows)] if rows else []
-    level = f"Intervals of verdicts are at {100 * claim_rules.level(len(known)):.2f} %, the level of all"
-    return "\n".join([*lines, f"{text(level)} [claims](/_generated/claims.md)."]) + "\n"
+    return "\n".join(["**What follows, over all models:**", "", *_listed(rows)]) + "\n" if rows else ""
 
 
 def _listed(told: list[str]) -> list[str]:
     return [":::{div} findings", "", *(f"- {said}" for said in told), "", ":::", ""]
 
 
-def _figure(curves: depth_figure.Curves) -> str:
+def _figure(alternative: str) -> str:
     return (
-        f":::{{figure}} /{toc.GENERATED}/{FIGURE}\n:alt: {depth_figure.alternative(curves)}\n\n"
+        f":::{{figure}} /{toc.GENERATED}/{FIGURE}\n:alt: {alternative}\n\n"
         "Six ways to ask where image and text meet, over the depth of each model: pretrained ones in front, "
         "with 95 % intervals, laboratory models thin behind them. Grey, dashed: the control of each curve "
         f"({depth_figure.CONTROLS}). [](/_generated/claims.md) says what follows from them.\n:::\n"

@@ -57,10 +57,8 @@ def true_minus(written: str) -> str:
 
 def interval(estimate: Interval, digits: int = 2) -> str:
     """`0.91 [0.89, 0.93]`, ready for a cell and never broken into two lines."""
-    # Rounded first, and no minus is left before a zero.
-    value, low, high = (
-        f"{round(x, digits) + 0.0:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high)
-    )
+    # z: no minus is left before what rounds to zero
+    value, low, high = (f"{x:z.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     shown = f"{value} \\[{low}, {high}\\]"
     return shown.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
 
