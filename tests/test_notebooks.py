@@ -6,6 +6,7 @@ The quick runs are shared between test processes: one runs a notebook, the other
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from filelock import FileLock
 from PIL import Image
 
 from vlalign_utils.evidence.results import read
+from vlalign_utils.evidence.yaml_files import load_yaml
 from vlalign_utils.paths import ROOT, write_atomic
 from vlalign_utils.pipeline import registry, staleness
 from vlalign_utils.pipeline.execute import START_TIMEOUT, execute, kernel_environment
@@ -62,9 +64,12 @@ def project(tmp_path_factory, worker_id):
 
 
 def link(root: Path) -> None:
-    """Give a folder the project's notebooks, registry and models."""
-    for name in ("architectures.yml", "notebooks", "zoo"):
+    """Give a folder the project's notebooks and models, and a registry of those that are tried."""
+    for name in ("notebooks", "zoo"):
         (root / name).symlink_to(ROOT / name)
+    known = load_yaml(ROOT / "architectures.yml")
+    tried = {name: entry for name, entry in known["architectures"].items() if name in {e.name for e in TRIED}}
+    write_atomic(root / "architectures.yml", json.dumps({**known, "architectures": tried}))
 
 
 def executed(project: Path, arch: str, notebook: str) -> Path:
