@@ -28,7 +28,7 @@ help:
 	@echo "make run   ARCH=llava NB=04_causal [PARAMS=my.yml]   execute one notebook, with your parameters"
 	@echo "make serve                                  open the built book on this machine"
 	@echo "make zoo   CHAIN=llava [DEVICE=cuda]        train an embedded model, from its last checkpoint"
-	@echo "make tune  ARCH=llava                     train every strategy of the chapter on tuning, resuming"
+	@echo "make tune  ARCH=llava [CORES=2]           train every strategy of the chapter on tuning, resuming"
 	@echo "make check                                  lint, types, fast tests: two minutes on two cores"
 	@echo "make test                                   check, slow tests, every family, notebook and page"
 	@echo "make bench [SIZE=tiny|small|7b] [ONLY=geometry] speed and memory against the usual ways, side by side"
@@ -65,7 +65,7 @@ zoo: $(READY)
 
 tune: $(READY)
 	@test -n "$(ARCH)" || { echo "Error: say which architecture: make tune ARCH=llava"; exit 1; }
-	@$(PY) -m vlalign_utils tune "$(ARCH)"
+	@$(PY) -m vlalign_utils tune "$(ARCH)" --cores $(CORES)
 
 serve: $(READY)
 	@$(PY) -m vlalign_utils serve

@@ -3,7 +3,6 @@
 Commands import what they need when they run: help must not wait for torch.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,6 @@ from typing import Annotated
 import typer
 
 from vlalign_utils.paths import ROOT, os_error, write_atomic
-
-TUNING = "05_tuning"  # the notebook whose parameters `tune` trains by
 
 app = typer.Typer(
     name="python -m vlalign_utils",
@@ -132,26 +129,16 @@ def serve(port: Annotated[int, typer.Option(min=1, max=65535, help="first port t
 
 
 @app.command()
-def tune(arch: Annotated[str, typer.Argument(help="entry of architectures.yml")]) -> None:
+def tune(
+    arch: Annotated[str, typer.Argument(help="entry of architectures.yml")],
+    cores: Annotated[int, typer.Option(min=1, help="processes that train at once")] = 1,
+) -> None:
     """Train every strategy of the chapter on tuning, resuming; records go to book/studies."""
-    import torch
+    from vlalign_utils.pipeline import execute
+    from vlalign_utils.pipeline.tune import tune as train
 
-    from vlalign_utils.pipeline import execute, registry
-    from vlalign_utils.pipeline.stages import load_stages
-    from vlalign_utils.pipeline.staleness import plan as planned
-    from vlalign_utils.tuning.protocol import protocol_of
-    from vlalign_utils.tuning.study import study
-    from vlalign_utils.tuning.study_records import committed, records
-
-    torch.set_num_threads(1)
     with _one_sentence(*execute.Expected):
-        params = planned(TUNING, arch, {}, False, ROOT, fetch=True)[0]
-        entry = registry.load().architecture(arch)
-        aligned, tuned = load_stages(entry, 2).values()
-        kept = records(arch)
-        found = study(aligned, tuned, protocol_of(params, entry.world), kept, show=True)
-        path = committed(arch)
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept.used.values()))
+        found, path = train(arch, cores)
     typer.echo(f"{path.relative_to(ROOT)}: {sum(map(len, found.found.values()))} runs")
 
 

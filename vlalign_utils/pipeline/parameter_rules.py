@@ -71,7 +71,6 @@ WINDOW = Rule(
     lambda value, layers: _is_whole(value, 1, layers),
     of_layers=True,
 )
-FLAG = Rule("true or false", lambda value, _: isinstance(value, bool))
 RULES: dict[str, Rule] = {
     "seed": _whole(0, SEEDS),
     "items": _whole(2),
@@ -105,7 +104,7 @@ RULES: dict[str, Rule] = {
     ),
     "trial_steps": _whole(1),
     "rank": _whole(1),
-    "singles": FLAG,
+    "precision": Rule("auto, no, bf16 or fp16", lambda value, _: value in ("auto", "no", "bf16", "fp16")),
     "rounds": _whole(1),
 }
 OF_WORLD = {
@@ -124,9 +123,6 @@ RELATIONS: dict[tuple[str, ...], Rule] = {
     ),
     ("stride", "width"): Rule(
         "no layer between two windows", lambda values, _: values["stride"] <= values["width"]
-    ),
-    ("epochs", "steps"): Rule(
-        "no more epochs than steps", lambda values, _: values["epochs"] <= values["steps"]
     ),
 }
 

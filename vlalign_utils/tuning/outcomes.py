@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,21 +24,28 @@ SHUFFLES = 2000
 PERFECT = 0.999  # a correlation beyond counts as this: Fisher's z has no end
 
 
+class Trial(NamedTuple):
+    """Loss per answer token and mean normalised score after a short run at one learning rate."""
+
+    loss: float
+    score: float
+
+
 @dataclass(frozen=True)
 class Study:
     """Results of a study: records by strategy, one per seed, and the evaluation items by suite.
 
-    `timing` is the record of the strategies of the first seed taking turns: `taken` holds seconds by name.
-    `tried` holds the loss after a short run by learning rate, for each strategy that has its own.
+    `aligned` is the record of the model that all start from, `tuned` that of the model's own tuned stage.
+    `timing` is the record of the strategies taking turns: `taken` and `from_prefixes` hold seconds by name.
+    `tried` holds what a short run gave by learning rate, for each strategy.
     """
 
     aligned: Record
+    tuned: Record
     found: dict[str, list[Record]]
-    single: list[Record]
-    importance: list[float]
     evaluation: dict[str, list[Item]]
     timing: Record
-    tried: dict[str, dict[float, float]] = field(default_factory=dict)
+    tried: dict[str, dict[float, Trial]] = field(default_factory=dict)
 
     def at_an_end(self) -> list[str]:
         """Strategies whose best rate is the lowest or the highest that was tried."""
@@ -46,8 +53,12 @@ class Study:
         return [name for name, by in several.items() if best_rate(by) in (min(by), max(by))]
 
     def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
-        """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right."""
-        return self.normalised(self.found[name] if name != "aligned" else [self.aligned], suites)
+        """Normalised score of a strategy per seed and item of these suites: 0 is guessing, 1 is right.
+
+        `name` may be "aligned" or "tuned", too, which are the model's own stages.
+        """
+        own = {"aligned": [self.aligned], "tuned": [self.tuned]}
+        return self.normalised(own.get(name) or self.found[name], suites)
 
     def normalised(
         self, records: Sequence[Record], suites: Sequence[str]
@@ -57,15 +68,25 @@ class Study:
         chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
         return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
 
-    def times(self, name: str) -> Float[np.ndarray, "rounds 1"]:
-        """Seconds of a strategy over those of full tuning, round by round, recording included."""
-        taken = self.timing["taken"]
-        return np.divide(taken[name], taken["full"])[:, None]
+    def times(self, name: str, how: str = "taken") -> Float[np.ndarray, "rounds 1"]:
+        """Seconds of a strategy over those of full tuning's ordinary loop, round by round.
+
+        `how` is "taken" for its own ordinary loop, or "from_prefixes", where recording counts.
+        """
+        return np.divide(self.timing[how][name], self.timing["taken"]["full"])[:, None]
 
 
-def best_rate(tried: Mapping[float, float]) -> float:
-    """The rate of the lowest loss: the lower one of two alike; a loss that is not a number is the worst."""
-    return min(tried, key=lambda rate: (math.inf if math.isnan(tried[rate]) else tried[rate], rate))
+def best_rate(tried: Mapping[float, Trial]) -> float:
+    """The rate of the highest score: of two alike that of the lower loss, then the lower rate.
+
+    A score that is not a number is the worst.
+    """
+
+    def order(rate: float) -> tuple[float, float, float]:
+        loss, score = tried[rate]
+        return (math.inf if math.isnan(score) else -score, loss, rate)
+
+    return min(tried, key=order)
 
 
 def spread(values: Float[np.ndarray, "seeds items"], seed: int = 0) -> Interval:
@@ -142,31 +163,31 @@ def strategy_of(record: Record) -> Strategy:
 
 
 def flops(record: Record, forward: Forward) -> float:
-    """Predicted FLOPs of the whole training, the recording of its prefix included, by `costs.of_training`."""
-    batches = -(-record["steps"] // record["epochs"])
-    return of_training(strategy_of(record), forward, record["steps"], batches, record["recorded"])
+    """Predicted FLOPs of the whole training by an ordinary loop, by `costs.of_training`."""
+    return of_training(strategy_of(record), forward, record["steps"], record["steps"])
 
 
-def step_features(record: Record, n_layers: int) -> Features:
-    """Features of a record's step for the time model; the recording is spread over the epochs."""
+def step_features(record: Record, n_layers: int, epochs: int = 0) -> Features:
+    """Features of a record's step for the time model.
+
+    With `epochs`, of a step from recorded prefixes: recording them is spread over so many.
+    """
     strategy = strategy_of(record)
-    of = features(n_layers, strategy, record["parameters"], recorded=record["recorded"])
-    if not record["recorded"]:
+    of = features(n_layers, strategy, record["parameters"], recorded=epochs > 0)
+    if not epochs:
         return of
-    return Features(
-        of.tower + 1 / record["epochs"], of.units + (strategy.start or 0) / record["epochs"], of.weights
-    )
+    return Features(of.tower + 1 / epochs, of.units + (strategy.start or 0) / epochs, of.weights)
 
 
 def time_model(study: Study, n_layers: int) -> TimeFit:
-    """The time model of `time_model`, fitted to the mean seconds of a step of every strategy.
+    """The time model of `time_model`, fitted to the mean seconds of a step, ordinary and from prefixes.
 
     Raises ValueError as `fit_time` does.
     """
-    taken, steps = study.timing["taken"], study.timing["steps"]
-    return fit_time(
-        {
-            name: (step_features(records[0], n_layers), float(np.mean(taken[name])) / steps)
-            for name, records in study.found.items()
-        }
-    )
+    steps, epochs = study.timing["steps"], study.timing["epochs"]
+    measured = {}
+    for how, spread_over, words in (("taken", 0, ""), ("from_prefixes", epochs, ", from prefixes")):
+        for name, seconds in study.timing[how].items():
+            of = step_features(study.found[name][0], n_layers, spread_over)
+            measured[name + words] = (of, float(np.mean(seconds)) / steps)
+    return fit_time(measured)

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
 from torch import nn
 
 from vlalign_utils.driver.connector import connector
 from vlalign_utils.driver.vlm import VLM
-from vlalign_utils.evidence.intervals import rng
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,12 @@ class Strategy:
         return self.start
 
 
-def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int = 0) -> dict[str, Strategy]:
+def strategies(n_layers: int, band: tuple[int, int]) -> dict[str, Strategy]:
     """Strategies that a band [first, stop) is compared with, by name.
 
-    Full tuning trains all but the vision tower; `early`, `late`, `uniform` and the `random` draws train as
-    many layers as the band has, `complement` the others, `connector` none. `full`, `connector` and `band,
-    connector` train the connector; with nothing trained below it, the input of all others can be recorded.
+    Full tuning trains all but the vision tower; `early`, `late` and `uniform` train as many layers as the
+    band has, `complement` the others, `connector` none. `full`, `connector` and `band, connector` train the
+    connector; with nothing trained below it, the input of all others can be recorded.
     Raises ValueError when the band is empty, leaves the model or fills it.
     """
     first, stop = band
@@ -97,26 +95,7 @@ def strategies(n_layers: int, band: tuple[int, int], draws: int = 3, seed: int =
         Strategy("uniform", tuple(spread.tolist())),
         Strategy("connector", connector=True),
     ]
-    draw = rng(seed, "layers drawn")
-    for number in range(1, draws + 1):
-        layers = sorted(draw.choice(n_layers, width, replace=False).tolist())
-        chosen.append(Strategy(f"random {number}", tuple(layers)))
     return {strategy.name: strategy for strategy in chosen}
-
-
-def top(importance: Float[np.ndarray, " layers"], k: int) -> Strategy:
-    """The `k` layers of the highest measured importance; the earlier one of equals.
-
-    Raises ValueError unless 1 <= k <= layers.
-    """
-    if not 1 <= k <= len(importance):
-        raise ValueError(f"k is {k}, expected 1..{len(importance)} layers")
-    return Strategy("top", tuple(sorted(np.argsort(-importance, kind="stable")[:k].tolist())))
-
-
-def singles(n_layers: int) -> list[Strategy]:
-    """One strategy for every layer alone."""
-    return [Strategy(f"layer {k}", (k,)) for k in range(n_layers)]
 
 
 def trained(vlm: VLM, strategy: Strategy) -> list[nn.Parameter]:

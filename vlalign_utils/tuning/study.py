@@ -1,4 +1,4 @@
-"""Study of strategies: each from the same start, with equal steps and data, for several seeds.
+"""Study of strategies: each from the same start, with equal steps and questions, for several seeds.
 
 `make tune ARCH=llava` trains what is missing, from where it was killed; a chapter does the same.
 """
@@ -6,10 +6,8 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from io import StringIO
 
 import numpy as np
 import torch
@@ -18,128 +16,154 @@ import typer
 from vlalign_utils.data.items import Item
 from vlalign_utils.data.worlds import load_suite
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import scoring
 from vlalign_utils.inference.fingerprints import weights_identity
-from vlalign_utils.interventions.weight_transplant import transplant_sweep
 from vlalign_utils.tuning.answer_loss import Answers
-from vlalign_utils.tuning.finetune import Budget
-from vlalign_utils.tuning.outcomes import Study, best_rate
+from vlalign_utils.tuning.finetune import Budget, tune
+from vlalign_utils.tuning.outcomes import Study, Trial, best_rate
 from vlalign_utils.tuning.protocol import (
-    TRIAL_BATCHES,
+    FEWER,
+    TRIAL_ITEMS,
     TRIAL_SEED,
     Protocol,
     training_batches,
-    trial_batches,
-    vision_suites,
+    trial_data,
 )
-from vlalign_utils.tuning.strategies import Strategy, singles, strategies, top
+from vlalign_utils.tuning.strategies import Strategy, strategies
 from vlalign_utils.tuning.study_records import Record, Records
-from vlalign_utils.tuning.timing import timed, tuned_alone
+from vlalign_utils.tuning.timing import timed
 
 BEYOND = 3  # rates tried beyond an end of those given, while the best one lies there
 FACTOR = 3  # between them
 LORA_RATE = 3.0  # LoRA's rates, as multiples of those of full weights
 ADAPTED = ("band", "early", "late")
+JUDGED = ("full", *ADAPTED, "connector")  # strategies that claims compare, for all seeds
+DIVERGED = Trial(loss=1e9, score=-1e9)
 
 
-def compared(n_layers: int, protocol: Protocol, importance: Sequence[float], seed: int) -> list[Strategy]:
-    """The strategies of one seed: the random layers are another draw for every seed."""
+def compared(n_layers: int, protocol: Protocol) -> list[Strategy]:
+    """The strategies of a study, those that claims compare first.
+
+    LoRA in every layer has as many parameters as LoRA in the band, as far as whole ranks allow.
+    """
+    known = strategies(n_layers, protocol.band)
     first, stop = protocol.band
-    known = strategies(n_layers, protocol.band, draws=protocol.seeds)
-    drawn = known[f"random {seed + 1}"]
-    plain = [s for name, s in known.items() if not name.startswith("random")]
-    chosen = [*plain, replace(drawn, name="random"), top(np.asarray(importance), stop - first)]
-    return [*chosen, *(known[name].adapters(protocol.rank) for name in ADAPTED)]
+    spread = max(1, round(protocol.rank * (stop - first) / n_layers))
+    everywhere = Strategy("everywhere", tuple(range(n_layers))).adapters(spread)
+    plain = [known.pop(name) for name in JUDGED]
+    lora = [s.adapters(protocol.rank) for s in plain if s.name in ADAPTED]
+    return [*plain, *known.values(), *lora, everywhere]
+
+
+def seeds_of(strategy: Strategy, protocol: Protocol) -> range:
+    """Seeds that a strategy is trained with: `FEWER` for what no claim is about."""
+    whole = strategy.name in JUDGED or strategy.name.removesuffix(", LoRA") in ADAPTED
+    return range(protocol.seeds if whole else min(FEWER, protocol.seeds))
+
+
+@dataclass
+class Trainer:
+    """What a study trains: runs and trials of learning rates, each of them found again on record.
+
+    Args:
+        vlm: the model that every strategy starts from.
+        protocol: sizes of the study.
+        kept: records of what was trained before; new ones are added.
+        show: print one line for every record.
+    """
+
+    vlm: VLM
+    protocol: Protocol
+    kept: Records
+    show: bool = False
+    start: Record = field(init=False)
+    evaluation: dict[str, list[Item]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Draw the held-out questions, and take the identity of the weights."""
+        p = self.protocol
+        self.start = {"weights": weights_identity(self.vlm.model), "batch_size": p.batch_size}
+        self.start |= {"suites": list(p.suites), "precision": p.precision}
+        self.evaluation = {name: load_suite(name, p.items, world=p.world) for name in p.suites}
+        self.evaluation["text"] = load_suite("text", 2 * p.items, world=p.world)
+
+    def rate(self, strategy: Strategy) -> float:
+        """The learning rate of a strategy: that of the best score after a short run of another seed."""
+        return best_rate(self.trials(strategy))
+
+    def trials(self, strategy: Strategy) -> dict[float, Trial]:
+        """What every rate gave that was tried for a strategy."""
+        about = {"what": "rate", **self.start, **_named(strategy), "steps": self.protocol.trial_steps}
+        about |= {"asked": TRIAL_ITEMS, "seed": TRIAL_SEED}
+
+        def tried(rate: float) -> Trial:
+            made = partial(trial, self.vlm, strategy, self.protocol, rate)
+            found = self.said({**about, "lr": rate}, lambda: made()._asdict())
+            return Trial(found["loss"], found["score"])
+
+        times = LORA_RATE if strategy.rank else 1
+        return trials(tried, [float(f"{rate * times:.2g}") for rate in self.protocol.rates])
+
+    def run(self, strategy: Strategy, seed: int) -> Record:
+        """The record of one fine-tune, at the strategy's rate."""
+        lr = self.rate(strategy)
+        about = {"what": "run", **self.start, **_named(strategy), "seed": seed, "lr": lr}
+        about |= {"steps": self.protocol.steps, "items": self.protocol.items}
+        made = partial(trained_once, self.vlm, strategy, self.protocol, seed, lr, self.evaluation)
+        return self.said(about, made)
+
+    def said(self, about: Record, make: Callable[[], Record]) -> Record:
+        """A record, found or made; one line of it on stderr where that is wanted."""
+        record = self.kept.get(about, make)
+        if self.show:
+            names = ("what", "strategy", "seed", "lr", "score", "seconds")
+            typer.echo(" ".join(str(record[name]) for name in names if name in record), err=True)
+        return record
 
 
 def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = False) -> Study:
     """Train, or find the records of, every strategy for every seed.
 
-    Learning rates are chosen per strategy by the loss on other training questions, after a short run of
-    another seed (see `losses`); random layers and single ones take that of `uniform` and `band`.
-    `importance` of a layer is what the tuned model's answers lose in probability when the layer gets its
-    weights from before tuning.
+    Learning rates are chosen per strategy by the score on other training questions, after a short run of
+    another seed (see `trials`). `tuned` is the model's own tuned stage: what this much training is held
+    against. Both `vlm` and `tuned` are scored on the same held-out questions.
     """
-    start = {"weights": weights_identity(vlm.model)}
-    seeing, world = vision_suites(protocol.world), protocol.world
-    evaluation = {name: load_suite(name, protocol.items, world=world) for name in seeing}
-    evaluation["text"] = load_suite("text", 2 * protocol.items, world=world)
-    asked = {"items": protocol.items, "suites": seeing}
-    sizes = {"batch_size": protocol.batch_size, **asked}
-
-    def say(record: Record) -> Record:
-        if show:
-            words = (record[name] for name in ("what", "strategy", "seed", "lr", "seconds") if name in record)
-            typer.echo(" ".join(map(str, words)), err=True)
-        return record
-
-    def measured() -> Record:
-        drawn = (load_suite(name, protocol.items, TRIAL_SEED, "train", world) for name in seeing)
-        items = [item for suite in drawn for item in suite]
-        sets = [(k,) for k in range(vlm.n_layers)]
-        with redirect_stdout(StringIO()):  # a chapter prints the same whether this is on record or not
-            moved = transplant_sweep(tuned, vlm, items, sets)
-        return {"importance": (moved.receiver.prob[:, None] - moved.prob).mean(0).round(5).tolist()}
-
-    about = {"what": "importance", **start, "tuned": weights_identity(tuned.model), **asked}
-    importance = say(kept.get(about, measured))["importance"]
-
-    def trials(strategy: Strategy) -> dict[float, float]:
-        about = {"what": "rate", **start, **sizes, **_named(strategy), "steps": protocol.trial_steps}
-        about |= {"asked": TRIAL_BATCHES, "seed": TRIAL_SEED}
-
-        def loss(rate: float) -> float:
-            made = partial(trial, vlm, strategy, protocol, rate)
-            found: float = say(kept.get({**about, "lr": rate}, made))["loss"]
-            return found
-
-        return losses(loss, [rate * (LORA_RATE if strategy.rank else 1) for rate in protocol.rates])
-
-    def run(strategy: Strategy, seed: int, lr: float) -> Record:
-        about = {"what": "run", **start, **sizes, **_named(strategy), "seed": seed, "lr": lr}
-        about |= {"steps": protocol.steps, "epochs": protocol.epochs}
-        return say(kept.get(about, lambda: trained_once(vlm, strategy, protocol, seed, lr, evaluation)))
-
-    aligned = say(
-        kept.get({"what": "aligned", **start, **sizes}, lambda: {"correct": score(vlm, evaluation)})
-    )
-    first = compared(vlm.n_layers, protocol, importance, 0)
-    tried = {s.name: trials(s) for s in first if s.name != "random"}
-    rates = {name: best_rate(by) for name, by in tried.items()}
-    rates["random"] = rates["uniform"]
-    found: dict[str, list[Record]] = {name: [] for name in rates}
+    trainer = Trainer(vlm, protocol, kept, show)
+    chosen = compared(vlm.n_layers, protocol)
+    asked = {"suites": list(protocol.suites), "items": protocol.items}
+    own: dict[str, Record] = {}
+    for name, model in (("aligned", vlm), ("tuned", tuned)):
+        about = {"what": name, "weights": weights_identity(model.model), **asked}
+        own[name] = trainer.said(about, lambda model=model: {"correct": score(model, trainer.evaluation)})  # type: ignore[misc]
+    tried = {strategy.name: trainer.trials(strategy) for strategy in chosen}
+    found: dict[str, list[Record]] = {strategy.name: [] for strategy in chosen}
     for seed in range(protocol.seeds):
-        for strategy in compared(vlm.n_layers, protocol, importance, seed):
-            found[strategy.name].append(run(strategy, seed, rates[strategy.name]))
-    alone = [run(s, 0, rates["band"]) for s in singles(vlm.n_layers) if protocol.singles]
-    about = {
-        "what": "timing",
-        **start,
-        "device": vlm.device.type,
-        "batch_size": protocol.batch_size,
-        "rounds": protocol.rounds,
-    }
-    about |= {"steps": protocol.epochs * protocol.timed_batches, "epochs": protocol.epochs}
-    about |= {"layers": {s.name: list(s.layers) for s in first}, "rank": protocol.rank}
-    timing = say(kept.get(about, lambda: timed(vlm, first, protocol)))
-    return Study(aligned, found, alone, importance, evaluation, timing, tried)
+        for strategy in chosen:
+            if seed in seeds_of(strategy, protocol):
+                found[strategy.name].append(trainer.run(strategy, seed))
+    about = {"what": "timing", **trainer.start, "device": vlm.device.type, "rounds": protocol.rounds}
+    about |= {"steps": protocol.timed_steps, "epochs": protocol.epochs, "rank": protocol.rank}
+    about |= {"layers": {s.name: list(s.layers) for s in chosen}}
+    timing = trainer.said(about, lambda: timed(vlm, chosen, protocol))
+    return Study(own["aligned"], own["tuned"], found, trainer.evaluation, timing, tried)
 
 
-def losses(loss: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:
-    """Loss of every rate that was tried; a single one is taken as it is, untried: its loss is NaN.
+def trials(tried: Callable[[float], Trial], rates: Sequence[float]) -> dict[float, Trial]:
+    """What every rate gave that was tried; a single one is taken as it is, untried.
 
     While the best lies at an end of those tried, one beyond it is tried, at most `BEYOND` of them.
     """
     if len(rates) == 1:
-        return {rates[0]: math.nan}
-    found = {rate: loss(rate) for rate in rates}
+        return {rates[0]: Trial(math.nan, math.nan)}
+    found = {rate: tried(rate) for rate in rates}
     for _ in range(BEYOND):
         best = best_rate(found)
         if min(found) < best < max(found):
             break
         rate = best / FACTOR if best == min(found) else best * FACTOR
         rate = float(f"{rate:.2g}")
-        found[rate] = loss(rate)
+        found[rate] = tried(rate)
     return found
 
 
@@ -148,15 +172,19 @@ def _named(strategy: Strategy) -> Record:
     return {"strategy": fields.pop("name"), **fields, "layers": list(strategy.layers)}
 
 
-def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Record:
-    """Loss on questions that were not trained on, after a short run; 1e9 after one that diverged."""
-    batches, asked = trial_batches(vlm, protocol)
-    with tuned_alone(vlm, strategy, batches, Budget(protocol.trial_steps, lr, TRIAL_SEED)) as training:
+def trial(vlm: VLM, strategy: Strategy, protocol: Protocol, lr: float) -> Trial:
+    """Loss and normalised score on questions that were not trained on, after a short run."""
+    batches, asked = trial_data(vlm, protocol)
+    budget = Budget(protocol.trial_steps, lr, TRIAL_SEED, precision=protocol.precision)
+    with tune(vlm, strategy, batches, budget) as training:
         if training.stopped:
-            return {"loss": 1e9}
+            return DIVERGED
         task = Answers(vlm, None)
         with torch.no_grad():
-            return {"loss": round(float(np.mean([task(0, batch, 1.0).item() for batch in asked])), 5)}
+            losses = [task(0, b, 1.0).item() for b in scoring.batches(vlm, asked, protocol.batch_size)]
+        chance = np.array([item.chance for item in asked])
+        gained = above_chance(scoring.evaluate(vlm, asked).correct, chance).mean()
+        return Trial(round(float(np.mean(losses)), 5), round(float(gained), 5))
 
 
 def trained_once(
@@ -168,13 +196,14 @@ def trained_once(
     evaluation: Mapping[str, Sequence[Item]],
 ) -> Record:
     """Train and score. Seconds are of that day, whatever else ran then: `timed` compares them fairly."""
-    data = training_batches(vlm, protocol, seed, protocol.batches)
+    data = training_batches(vlm, protocol, seed, protocol.steps)
     begin = time.monotonic()
-    with tuned_alone(vlm, strategy, data, Budget(protocol.steps, lr, seed)) as training:
+    with tune(
+        vlm, strategy, data, Budget(protocol.steps, lr, seed, precision=protocol.precision)
+    ) as training:
         seconds = time.monotonic() - begin
         return {
             "seconds": round(seconds, 2),
-            "recorded": strategy.start is not None,
             "memory": training.memory,
             "parameters": training.parameters,
             "stopped": training.stopped,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILE = "book/power.json"
+FILES = "power*.json"  # in the book's folder: one for each time that a power was stated
 
 
 def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
@@ -13,14 +13,16 @@ def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
 
     `titles` are those of the architectures by name.
     """
-    path = root / FILE
-    stated: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"conditions": []}
-    rows = [row for row in stated["conditions"] if row["claim"] == claim]
-    if not rows:
-        return ""
-    model = titles.get(stated["architecture"], stated["architecture"])
-    head = f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}, from "
-    return f"{head}other items: {'; '.join(map(_powers, rows))}."
+    said = []
+    for path in sorted((root / "book").glob(FILES)):
+        stated: dict[str, Any] = json.loads(path.read_text())
+        rows = [row for row in stated["conditions"] if row["claim"] == claim]
+        model = titles.get(stated["architecture"], stated["architecture"])
+        head = (
+            f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}, from "
+        )
+        said += [f"{head}other items: {'; '.join(map(_powers, rows))}."] if rows else []
+    return " ".join(said)
 
 
 def _powers(row: dict[str, Any]) -> str:
