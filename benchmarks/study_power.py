@@ -1,9 +1,9 @@
-"""`python -m benchmarks.study_power STUDY ARCH RULES`: what a study of tuning can decide at its planned size.
+"""`python -m benchmarks.study_power STUDY ARCH RULES`: what a study of tuning can decide at its size.
 
-STUDY holds the records of an earlier study of this model, the pilot; RULES is the commit in which the rules were
-written. Differences of strategies have a part of the seed, one of the item, and a rest: as large ones are drawn for
-the planned seeds and items, and the intervals of claims are counted. Run it before the study; it writes
-`book/power_tuning.json`.
+STUDY holds the records of an earlier study of this model, the pilot; RULES is the commit in which the rules
+were written. Differences of strategies have a part of the seed, one of the item, and a rest: as large ones
+are drawn for the planned seeds and items, and the intervals of claims are counted. Run it before the study;
+it writes `book/power_tuning.json`.
 """
 
 import json

@@ -13,7 +13,7 @@ from vlalign_utils.tuning.time_model import (
 )
 
 N = 12
-CHOSEN = strategies(N, (4, 8), draws=3)
+CHOSEN = strategies(N, (4, 8))
 LAYER, CONNECTOR = 1000, 300  # weights
 TOWER, UNIT, CONSTANT, WEIGHT = 0.02, 0.003, 0.05, 1e-6
 

@@ -107,7 +107,7 @@ def ratio(
 
 
 def distinct(study: Study) -> list[str]:
-    """Strategies that train something else than every one before: `top` may have the layers of another."""
+    """Strategies that train something else than every one before: in a small model two may coincide."""
     seen: dict[Strategy, str] = {}
     for name, records in study.found.items():
         seen.setdefault(replace(strategy_of(records[0]), name=""), name)

@@ -16,6 +16,7 @@ from vlalign_utils.tuning.accelerators import Precision
 TRIAL_ITEMS = 100  # of each suite, that a learning rate is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
 TIMED_BATCHES = 6  # of each of the fine-tunes that are timed
+EPOCHS = 3  # of these batches
 FEWER = 3  # seeds of strategies that no claim is about
 
 
@@ -24,8 +25,7 @@ class Protocol:
     """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held out, of each suite.
 
     A strategy takes `steps` steps of `batch_size` questions of the `suites` of a world, no question twice.
-    In each of `rounds` all strategies take turns at being timed: an ordinary loop, and one that sees a few
-    recorded batches in `epochs` epochs. `precision` is that of `Budget`.
+    In each of `rounds` all strategies take turns at being timed. `precision` is that of `Budget`.
     """
 
     band: tuple[int, int]
@@ -37,14 +37,13 @@ class Protocol:
     trial_steps: int
     items: int
     rank: int
-    epochs: int
     rounds: int
     precision: Precision = "auto"
     world: str = "drawn"
 
     def __post_init__(self) -> None:
         """Raise ValueError for a size below one, or without a learning rate or a suite."""
-        for name in ("steps", "epochs", "batch_size", "seeds", "trial_steps", "items", "rank", "rounds"):
+        for name in ("steps", "batch_size", "seeds", "trial_steps", "items", "rank", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not self.rates or min(self.rates) <= 0:
@@ -53,9 +52,9 @@ class Protocol:
             raise ValueError("suites are [], expected the names of one or more")
 
     @property
-    def timed_steps(self) -> int:
-        """Steps of each fine-tune that is timed."""
-        return self.epochs * TIMED_BATCHES
+    def timed_batches(self) -> int:
+        """Batches of each fine-tune that is timed, over `EPOCHS` epochs."""
+        return min(TIMED_BATCHES, self.steps)
 
 
 def protocol_of(params: Mapping[str, Any], world: str = "drawn") -> Protocol:
@@ -65,7 +64,7 @@ def protocol_of(params: Mapping[str, Any], world: str = "drawn") -> Protocol:
     """
     if len(params["band"]) != 2:
         raise ValueError(f"band is {params['band']!r}, expected [first layer, layer after the last]")
-    whole = ("steps", "batch_size", "seeds", "trial_steps", "items", "rank", "epochs", "rounds")
+    whole = ("steps", "batch_size", "seeds", "trial_steps", "items", "rank", "rounds")
     first, stop = params["band"]
     return Protocol(
         (first, stop),

@@ -23,6 +23,7 @@ from vlalign_utils.tuning.answer_loss import Answers
 from vlalign_utils.tuning.finetune import Budget, tune
 from vlalign_utils.tuning.outcomes import Study, Trial, best_rate
 from vlalign_utils.tuning.protocol import (
+    EPOCHS,
     FEWER,
     TRIAL_ITEMS,
     TRIAL_SEED,
@@ -143,7 +144,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
             if seed in seeds_of(strategy, protocol):
                 found[strategy.name].append(trainer.run(strategy, seed))
     about = {"what": "timing", **trainer.start, "device": vlm.device.type, "rounds": protocol.rounds}
-    about |= {"steps": protocol.timed_steps, "epochs": protocol.epochs, "rank": protocol.rank}
+    about |= {"steps": EPOCHS * protocol.timed_batches, "epochs": EPOCHS, "rank": protocol.rank}
     about |= {"layers": {s.name: list(s.layers) for s in chosen}}
     timing = trainer.said(about, lambda: timed(vlm, chosen, protocol))
     return Study(own["aligned"], own["tuned"], found, trainer.evaluation, timing, tried)

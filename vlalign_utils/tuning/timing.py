@@ -13,7 +13,7 @@ import torch
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.tuning.finetune import Budget, tune
-from vlalign_utils.tuning.protocol import TIMED_BATCHES, TRIAL_SEED, Protocol, training_batches
+from vlalign_utils.tuning.protocol import EPOCHS, TRIAL_SEED, Protocol, training_batches
 from vlalign_utils.tuning.strategies import Strategy, strategies
 from vlalign_utils.tuning.study_records import Record
 
@@ -21,17 +21,17 @@ from vlalign_utils.tuning.study_records import Record
 def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol) -> Record:
     """Seconds of a short fine-tune by each strategy in each round: by ordinary loops, and from prefixes.
 
-    A recorded prefix is used for all of `epochs`, and recording it counts. The strategies take turns: what
+    Each is of a few batches in `EPOCHS` epochs; recording a prefix counts. The strategies take turns: what
     else the machine does falls on all of them.
     """
-    data = training_batches(vlm, protocol, TRIAL_SEED, TIMED_BATCHES)
+    data = training_batches(vlm, protocol, TRIAL_SEED, protocol.timed_batches)
     taken: dict[str, list[float]] = {strategy.name: [] for strategy in chosen}
     recorded: dict[str, list[float]] = {s.name: [] for s in chosen if s.start is not None}
     for _ in range(protocol.rounds):
         for strategy in chosen:
-            taken[strategy.name].append(_seconds(vlm, strategy, data, protocol, protocol.epochs))
+            taken[strategy.name].append(_seconds(vlm, strategy, data, protocol, EPOCHS))
             if strategy.name in recorded:
-                seconds = _seconds(vlm, strategy, data, protocol, protocol.epochs, record=True)
+                seconds = _seconds(vlm, strategy, data, protocol, EPOCHS, record=True)
                 recorded[strategy.name].append(seconds)
     return {"taken": taken, "from_prefixes": recorded, "machine": machine(vlm.device.type)}
 
@@ -53,7 +53,7 @@ def side_by_side(vlm: VLM, protocol: Protocol, rounds: int) -> dict[str, float]:
     They take turns. A later epoch from a recorded prefix is what a fine-tune of two epochs takes more than
     one of a single epoch.
     """
-    data = training_batches(vlm, protocol, TRIAL_SEED, TIMED_BATCHES)
+    data = training_batches(vlm, protocol, TRIAL_SEED, protocol.timed_batches)
     known = strategies(vlm.n_layers, protocol.band)
     taken: dict[str, list[float]] = {}
     for _ in range(rounds):

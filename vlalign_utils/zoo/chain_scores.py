@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlalign_utils.data.items import Item
 from vlalign_utils.data.worlds import WORLDS, load_suite
@@ -26,10 +27,10 @@ from vlalign_utils.zoo.scores_file import (
     read_scores,
     write_scores,
 )
+from vlalign_utils.zoo.start import half_precision
 from vlalign_utils.zoo.suite_scores import EVALUATION_SEED
 
 ITEMS = 500  # of a suite, or of each of its groups
-DTYPE = "bfloat16"  # that of the stages' files
 RULES = 1  # of scoring: raise it when another text counts as right, or another choice is taken
 
 
@@ -65,18 +66,21 @@ def score_stages(
     """
     chain = path.parent.name
     kept = read_scores(path)
-    if kept is None or (kept.world, kept.dtype) != (world, DTYPE):
-        kept = ChainScores(chain=chain, world=world, dtype=DTYPE)
+    if kept is None or kept.world != world:
+        # In the precision of the stages' files, where the processor computes in it.
+        dtype = str(half_precision(torch.device(device).type)).removeprefix("torch.")
+        kept = ChainScores(chain=chain, world=world, dtype=dtype)
+    dtype = kept.dtype
     made_of = {stage: identity(folder) for stage, folder in stages.items()}
 
     @cache
     def loaded(stage: str) -> VLM:
-        return load_vlm(stages[stage].parent, stages[stage].name, device=device, dtype=DTYPE)
+        return load_vlm(stages[stage].parent, stages[stage].name, device=device, dtype=dtype)
 
     for number, name in enumerate(suites, 1):
         groups = WORLDS[world].suites[name].groups
         items = load_suite(name, n * max(1, len(groups)), seed=EVALUATION_SEED, world=world)
-        asked = f"{RULES} {DTYPE} {items_digest(items)}"
+        asked = f"{RULES} {dtype} {items_digest(items)}"
         for stage in stages:
             inputs = hashlib.sha256(f"{made_of[stage]} {asked}".encode()).hexdigest()
             if kept.current(stage, name, inputs):

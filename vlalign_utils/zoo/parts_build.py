@@ -25,7 +25,7 @@ from vlalign_utils.zoo.naming_data import naming_batches, sizes
 from vlalign_utils.zoo.parts_recipe import PartsRecipe, PartsShell
 from vlalign_utils.zoo.parts_stages import train_answers, train_connector
 from vlalign_utils.zoo.records import device_name, stage_record, versions
-from vlalign_utils.zoo.start import start
+from vlalign_utils.zoo.start import half_precision, start
 from vlalign_utils.zoo.things_data import captioned, questioned
 from vlalign_utils.zoo.tower_scores import tower_embedding, tower_scores
 from vlalign_utils.zoo.tower_stage import grid, train_tower
@@ -52,7 +52,7 @@ def build_from_parts(chain: str, recipe: PartsRecipe, device: str) -> Path:
     if recipe.tower == chain and not trained(folder, recipe, "vision"):
         _vision(chain, recipe, shell, processor, device)
     accelerator = start(device)
-    model = fresh_model(recipe.seed, torch.bfloat16, [tower], shell)
+    model = fresh_model(recipe.seed, half_precision(device), [tower], shell)
     _set_attention(model, accelerator)
     vlm = VLM(model, processor)
     own: dict[str, Any] = {"model": model, "processor": processor, "shared": [tower]}
@@ -152,7 +152,7 @@ def _vision(chain: str, recipe: PartsRecipe, shell: PartsShell, processor: Any, 
     vlm, teacher = VLM(fresh_model(recipe.seed, shell=shell), processor), None
     _set_attention(vlm.model, accelerator)
     if recipe.teacher is not None:
-        teacher = load_vlm(ROOT / "zoo" / recipe.teacher, "base", accelerator.device, torch.bfloat16)
+        teacher = load_vlm(ROOT / "zoo" / recipe.teacher, "base", accelerator.device, half_precision(device))
     cells = grid(vlm, recipe.side)
 
     def batches(first: int) -> Any:

@@ -15,9 +15,13 @@ def rounded(parameters: Mapping[str, nn.Parameter]) -> Weights:
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of a model's weights: a checkpoint of training that began with others is refused."""
+    """SHA-256 of a model's weights in bfloat16: a checkpoint of training that began with others is refused.
+
+    A stage may go on in another precision, on another processor.
+    """
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        stored = tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor.detach()
+        found.update(stored.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

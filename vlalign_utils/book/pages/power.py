@@ -18,10 +18,8 @@ def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
         stated: dict[str, Any] = json.loads(path.read_text())
         rows = [row for row in stated["conditions"] if row["claim"] == claim]
         model = titles.get(stated["architecture"], stated["architecture"])
-        head = (
-            f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}, from "
-        )
-        said += [f"{head}other items: {'; '.join(map(_powers, rows))}."] if rows else []
+        head = f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}"
+        said += [f"{head}, from other items: {'; '.join(map(_powers, rows))}."] if rows else []
     return " ".join(said)
 
 
