@@ -9,7 +9,6 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from vlalign_utils.tuning.accelerators import new_accelerator
 
-
 # What torch.backends.cpu.get_cpu_capability() calls processors whose products in bfloat16 are emulated.
 EMULATED = ("DEFAULT", "AVX2")
 
