@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from vlalign_utils import load_suite, load_vlm
+from vlalign_utils.compression import shorter
+from vlalign_utils.compression.shorter import (
+    fit_replacement,
+    least_gap,
+    save_without_layers,
+    without_layers,
+)
+from vlalign_utils.inference.scoring import as_batch
+
+ITEMS = load_suite("attributes", 8)
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return load_vlm("zoo/llava")
+
+
+def logits(vlm, inputs=None):
+    batch = as_batch(vlm, ITEMS, range(len(ITEMS))) if inputs is None else None
+    inputs = batch.inputs if inputs is None else inputs
+    with torch.no_grad():
+        return vlm.model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
+
+
+def test_a_gap_passes_the_stream_on(vlm):
+    batch = as_batch(vlm, ITEMS, range(len(ITEMS)))
+    with without_layers(vlm, 3, 2):
+        run = vlm.record(**batch.inputs)
+    assert torch.equal(run.resid[3], run.resid[5])
+    assert not torch.equal(run.resid[5], run.resid[6])
+
+
+def test_the_gap_that_turns_the_stream_least_is_found_by_trying_all(vlm):
+    batch = as_batch(vlm, ITEMS, range(len(ITEMS)))
+    run, real = vlm.record(**batch.inputs), batch.inputs["attention_mask"].bool()
+
+    def likeness(k):
+        return torch.cosine_similarity(run.resid[k][real], run.resid[k + 2][real], dim=-1).mean()
+
+    assert least_gap(vlm, ITEMS, 2, range(1, 8)) == max(range(1, 6), key=likeness)
+    assert least_gap(vlm, ITEMS, 2, range(2, 4)) == 2
+    with pytest.raises(ValueError, match="does not fit"):
+        least_gap(vlm, ITEMS, 4, range(2, 4))
+
+
+def test_a_replacement_comes_nearer_than_the_gap_alone(vlm):
+    whole, matrix = logits(vlm), fit_replacement(vlm, ITEMS, 3, 2)
+    errors = []
+    for with_matrix in (matrix, None):
+        with without_layers(vlm, 3, 2, with_matrix):
+            errors.append(float((logits(vlm) - whole).norm()))
+    assert errors[0] < 0.9 * errors[1]
+    assert torch.equal(logits(vlm), whole)
+    with pytest.raises(ValueError, match="layer 3 does not add what its MLP returns"):
+        fit_replacement(load_vlm("zoo/gemma3"), ITEMS[:2], 4, 2)
+    for first in (0, 7):
+        with pytest.raises(ValueError, match="must lie within layers 1 to 7"):
+            fit_replacement(vlm, ITEMS, first, 2)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3vl"])
+def test_a_shorter_model_is_a_plain_folder_of_its_class(name, tmp_path):
+    vlm = load_vlm(f"zoo/{name}")
+    matrix = fit_replacement(vlm, ITEMS, 4, 2) if name == "llava" else None
+    save_without_layers(vlm, tmp_path / "short", 4, 2, matrix)
+    again = load_vlm(tmp_path / "short")
+    assert (again.n_layers, type(again.model)) == (vlm.n_layers - 2, type(vlm.model))
+    with without_layers(vlm, 4, 2, matrix):
+        torch.testing.assert_close(logits(again), logits(vlm), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="is there already"):
+        save_without_layers(vlm, tmp_path / "short", 4, 2)
+
+
+def test_a_model_that_comes_back_as_another_is_not_kept(vlm, tmp_path, monkeypatch):
+    own = shorter._state
+    monkeypatch.setattr(shorter, "_state", lambda v, gone, matrix, first: own(v, range(1, 3), matrix, first))
+    with pytest.raises(ValueError, match="cannot be written without layers 4 to 5"):
+        save_without_layers(vlm, tmp_path / "short", 4, 2)
+    assert list(tmp_path.iterdir()) == []
