@@ -74,7 +74,7 @@ def fit_replacement(
     m, enters, leaves = (rows(s, kept) for s in (given[0], run.resid[first], run.resid[first + length]))
     if not torch.allclose(half + m, enters, rtol=1e-3, atol=1e-3 * float(enters.abs().max())):
         raise ValueError(
-            f"layer {first - 1} does not add what its MLP returns as it is, so the MLP cannot do the gap's work"
+            f"layer {first - 1} does not add what its MLP returns as it is: the MLP cannot do the gap's work"
         )
     found: Tensor = replacement(m.T @ m, m.T @ (leaves - enters + m), strength)
     return found.to(vlm.model.dtype)
