@@ -54,8 +54,8 @@ def fit_replacement(
 ) -> Float[Tensor, "width width"]:
     """The matrix that outputs of the MLP of layer `first - 1` are multiplied by, to do the gap's work.
 
-    Raises ValueError for a gap that begins at layer 0 or leaves the model, for a layer before it that does not
-    add what its MLP returns as it is (a norm stands between), and as `module_of` does.
+    Raises ValueError for a gap that begins at layer 0 or leaves the model, for a layer before it that does
+    not add what its MLP returns as it is (a norm stands between), and as `module_of` does.
     Source: ReplaceMe (arXiv 2505.02819).
     """
     if not 0 < first < first + length <= vlm.n_layers:
