@@ -78,6 +78,8 @@ RULES: dict[str, Rule] = {
     "questions": _whole(2),
     "pairs": _whole(2),
     "compared": _whole(2),
+    "calibration": _whole(2),
+    "texts": _whole(2),
     "scenes": _whole(12),  # more than the neighbours that are counted
     "k": _whole(1),
     "permutations": _whole(1),
