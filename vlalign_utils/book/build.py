@@ -22,6 +22,7 @@ from vlalign_utils.book.pages import (
     suites,
     things_sources,
     verdicts,
+    which_layers,
 )
 from vlalign_utils.book.pages.markdown import text
 from vlalign_utils.paths import ROOT, write_atomic
@@ -74,6 +75,7 @@ def generate(entries: Registry, root: Path = ROOT) -> None:
     write_atomic(folder / "scale.md", f"{text(scale.about_all(entries, root))}\n")
     verdicts.write(entries, folder, root)
     claims_page.write(entries, folder, root)
+    which_layers.write(entries, folder, root)
     downloads.write(entries, folder, root)
     suites.write(folder, root)
     things_sources.write(folder, root)

@@ -11,6 +11,7 @@ GENERATED = "_generated"  # folder of pages that the build writes from results
 PAGES = ("suites", "things_sources", "families", "benchmarks")
 ABILITIES = "book/abilities"  # what models of pretrained parts can do
 LABORATORY = "book/laboratory"  # what laboratory models are for
+WHICH = "book/which_layers"  # what follows for someone who tunes, adapts or prunes
 Entry = dict[str, Any]
 HEADER = "# Generated from architectures.yml: python -m vlalign_utils toc\n"
 
@@ -29,7 +30,7 @@ def render(registry: Registry) -> str:
     """Text of `_toc.yml`: what was found, models of real data, how it works, laboratory models."""
     archs = list(registry.architectures.values())
     small, others = [[a for a in archs if a.laboratory is laboratory] for laboratory in (True, False)]
-    found = [f"{GENERATED}/claims", *([ABILITIES] if others else [])]
+    found = [f"{GENERATED}/claims", WHICH, *([ABILITIES] if others else [])]
     parts = [_part("What was found", _files(found))]
     for arch in others:
         if arch.repeats is None:

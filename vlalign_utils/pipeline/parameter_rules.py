@@ -97,7 +97,6 @@ RULES: dict[str, Rule] = {
         of_layers=True,
     ),
     "steps": _whole(1),
-    "epochs": _whole(1),
     "batch_size": _whole(1),
     "seeds": _whole(1),
     "rates": Rule(
