@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from vlalign_utils.data.worlds import load_suite
-from vlalign_utils.evidence import claims
+from vlalign_utils.evidence import claim_rules, claims
 from vlalign_utils.evidence.intervals import above_chance
 from vlalign_utils.inference import scoring
 from vlalign_utils.paths import ROOT, write_atomic
@@ -53,9 +53,16 @@ def run(
     rows = []
     for (claim, condition), gap in gaps.items():
         row = {"claim": claim, "condition": condition, "pilot_n": pilot, "n": items, "smallest": MARGIN}
-        rows.append(row | _powers(gap, seeds, items))
+        row |= _powers(gap, seeds, items)
+        if claim_rules.claim(claim).conditions[condition].smallest is None:
+            del row["equivalence"]
+        rows.append(row)
     about: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rules": rules, "architecture": arch}
-    about |= {"pilot_seeds": sorted({r["seed"] for r in records if r["what"] == "run"}), "seeds": seeds}
+    about["pilot_seeds"] = sorted({r["seed"] for r in records if r["what"] == "run"})
+    about["from"] = (
+        f"from an earlier study of {len(about['pilot_seeds'])} seeds and {pilot} of the same items, "
+        f"for {seeds} seeds"
+    )
     write_atomic(OUT, json.dumps({**about, "conditions": rows}, indent=1) + "\n")
     typer.echo(f"written to {OUT}")
 
@@ -98,7 +105,7 @@ def _powers(gap: np.ndarray, seeds: int, items: int) -> dict[str, Any]:
         shares.append(round(hits / DRAWS, 2))
     of_mean = parts.seeds / seeds + parts.items / items + parts.rest / (seeds * items)
     keys = ("power", "power_twice", "equivalence")
-    return {"sd": round(float(np.sqrt(of_mean * items)), 3), **dict(zip(keys, shares, strict=True))}
+    return {"error": round(float(np.sqrt(of_mean)), 4), **dict(zip(keys, shares, strict=True))}
 
 
 class _Parts(NamedTuple):

@@ -69,6 +69,9 @@ def test_the_least_are_of_one_part_within_some_layers_and_the_earlier_of_equals(
 def test_what_cannot_be_measured_is_refused(vlm):
     with pytest.raises(ValueError, match="no items"):
         calibrate(vlm, [])
+    captions = [item.caption_version() for item in ITEMS[:2]]
+    with pytest.raises(ValueError, match=r"layer \d does not run on these items"):
+        calibrate(load_vlm("zoo/mllama"), captions)
     with pytest.raises(ValueError, match="6 states for 4 tokens"):
         rows(torch.zeros(2, 3, 5), torch.ones(4, dtype=torch.bool))
 

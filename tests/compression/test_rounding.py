@@ -28,6 +28,18 @@ def test_linear_modules_of_the_layers_are_rounded_and_then_as_before(vlm):
     assert all(torch.equal(value, before[name]) for name, value in vlm.model.state_dict().items())
 
 
+def test_what_rounding_would_miss_is_refused(vlm):
+    vlm.layers[0].experts = nn.Parameter(torch.zeros(2, 3, 4))
+    try:
+        with (
+            pytest.raises(ValueError, match="layer 0: experts is no weight"),
+            rounded_layers(vlm, [0], bits=4),
+        ):
+            pass
+    finally:
+        del vlm.layers[0].experts
+
+
 def test_a_body_that_fails_leaves_the_weights_as_they_were(vlm):
     weight = vlm.layers[0].mlp.up_proj.weight
     before = weight.clone()

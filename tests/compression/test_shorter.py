@@ -75,6 +75,25 @@ def test_a_shorter_model_is_a_plain_folder_of_its_class(name, tmp_path):
         save_without_layers(vlm, tmp_path / "short", 4, 2)
 
 
+def test_half_precision_is_taken_with_its_rounding(tmp_path):
+    half = load_vlm("zoo/llava", dtype="bfloat16")
+    matrix = fit_replacement(half, ITEMS[:4], 4, 2)
+    save_without_layers(half, tmp_path / "short", 4, 2, matrix)
+    assert load_vlm(tmp_path / "short", dtype="bfloat16").n_layers == 6
+
+
+def test_a_bias_is_merged_too(tmp_path):
+    vlm = load_vlm("zoo/llava")
+    for layer in vlm.layers:
+        layer.mlp.down_proj.bias = torch.nn.Parameter(torch.randn(vlm.d_model))
+    matrix = fit_replacement(vlm, ITEMS, 4, 2)
+    state = shorter._state(vlm, range(4, 6), matrix, 4)
+    name = f"{vlm.anatomy.name}.3.mlp.down_proj"
+    x = torch.randn(5, state[f"{name}.weight"].shape[1])
+    merged = x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+    torch.testing.assert_close(merged, vlm.layers[3].mlp.down_proj(x) @ matrix, rtol=1e-3, atol=1e-3)
+
+
 def test_a_model_that_comes_back_as_another_is_not_kept(vlm, tmp_path, monkeypatch):
     own = shorter._state
     monkeypatch.setattr(shorter, "_state", lambda v, gone, matrix, first: own(v, range(1, 3), matrix, first))

@@ -185,8 +185,9 @@ def test_every_strategy_is_timed_in_every_round(found, chain, monkeypatch):
     )
     chosen = study.compared(chain[0].n_layers, SMALL)
     timing.timed(chain[0], chosen, SMALL)
-    one = [(s.name, steps, to) for s in chosen for to in (False, True) if not to or s.start is not None]
-    assert turns == one * 2
+    one = [[(s.name, steps, to) for to in (False, True) if not to or s.start is not None] for s in chosen]
+    rounds = [*one, *one[1:], one[0]]  # the second begins with another strategy
+    assert turns == [("full", SMALL.timed_batches, False), *(turn for turns in rounds for turn in turns)]
 
 
 @pytest.mark.slow

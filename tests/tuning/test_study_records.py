@@ -45,9 +45,13 @@ def test_what_cannot_be_a_key_is_refused(tmp_path):
 def test_local_records_belong_to_the_code_that_made_them(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("x = 1\n")
     monkeypatch.setattr(study_records, "PACKAGE", tmp_path)
+    study_records._code.cache_clear()
     before = study_records._code()
     (tmp_path / "a.py").write_text("x = 2\n")
+    assert study_records._code() == before  # that of the process, whatever is edited meanwhile
+    study_records._code.cache_clear()
     assert study_records._code() != before
+    study_records._code.cache_clear()
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"seed": 1}', b"\xff", b""])

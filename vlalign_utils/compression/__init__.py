@@ -1,1 +1,1 @@
-"""Which submodules of a decoder can be taken out, and what is fitted in their place, in closed form."""
+"""Removal of submodules from a decoder, and maps fitted in their place in closed form."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlalign_utils.compression.calibration import (
     Calibration,
     Unit,
+    check_ran,
     entering,
     module_of,
     real_tokens,
@@ -30,7 +31,7 @@ ADDED = 0.1  # parameters of all bypasses, a share of those that they replace
 
 @dataclass(frozen=True)
 class Bypass:
-    """What stands in a submodule's place: the product of `factors`, or nothing where there are none.
+    """Linear map in a submodule's place: the product of `factors`, or zeros where there are none.
 
     `returned` is how many values the submodule returns beside its states, None where it returns them alone.
     `shared` says that the first factor belongs to several bypasses.
@@ -45,7 +46,7 @@ class Bypass:
         return sum(factor.numel() for factor in self.factors[self.shared :])
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Map the states that the submodule is given."""
+        """Map the states that the submodule is given; return what it returns."""
         states = entering(module, args, kwargs)
         if not self.factors:
             mapped = torch.zeros_like(states)
@@ -98,7 +99,7 @@ def fit_bypasses(
         share: parameters of the bypasses, over those that they replace.
         strength: of the ridge, see `closed_form.ridge`.
 
-    Raises ValueError as `module_of` and `ranks` do.
+    Raises ValueError as `module_of`, `ranks` and `check_ran` do.
     Source: our reading of SubFit (arXiv 2606.02559).
     """
     sizes, batch = ranks(vlm, units, share), as_batch(vlm, items, range(len(items)))
@@ -124,12 +125,12 @@ def fit_bypasses(
             hook = partial(fit, unit)
             handle = module_of(vlm, unit).register_forward_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
-        vlm.record(stop=vlm.n_layers, **inputs)
+        check_ran(vlm, vlm.record(stop=vlm.n_layers, **inputs))
     return fitted
 
 
 def returned_by(output: Any) -> int | None:
-    """How many values a module returns beside its states; None where it returns them alone."""
+    """Number of values that a module returns beside its states; None where it returns them alone."""
     return None if isinstance(output, Tensor) else len(output) - 1
 
 
@@ -144,7 +145,7 @@ def nothing(vlm: VLM, items: Sequence[Item], units: Sequence[Unit]) -> dict[Unit
     with ExitStack() as hooks:
         for unit in units:
             hooks.callback(module_of(vlm, unit).register_forward_hook(partial(note, unit)).remove)
-        vlm.record(stop=vlm.n_layers, **inputs)
+        check_ran(vlm, vlm.record(stop=vlm.n_layers, **inputs))
     return found
 
 

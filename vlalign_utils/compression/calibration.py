@@ -1,4 +1,4 @@
-"""How much each submodule of a decoder changes the residual stream, on some texts or images."""
+"""Change of the residual stream by each submodule of a decoder, on some texts or images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vlalign_utils.compression.closed_form import stream_change
 from vlalign_utils.data.items import Item
 from vlalign_utils.driver.anatomy import signature
+from vlalign_utils.driver.recording import Run
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.scoring import as_batch
 from vlalign_utils.interventions.submodule_removal import PARTS, removed, submodules
@@ -73,7 +74,7 @@ def calibrate(vlm: VLM, items: Sequence[Item]) -> Calibration:
         vlm: a model with its processor.
         items: questions with their answers; all have an image, or none.
 
-    Raises ValueError as `module_of` does, and when there are no items.
+    Raises ValueError as `module_of` does, when there are no items, and where a layer does not run on them.
 
     Example:
         >>> from vlalign_utils import load_suite, load_vlm
@@ -90,6 +91,7 @@ def calibrate(vlm: VLM, items: Sequence[Item]) -> Calibration:
     kept = real_tokens(batch.inputs)
     with _inputs({k: modules[k, "MLP"] for k in range(vlm.n_layers)}, kept, grams):
         run = vlm.record(**inputs)
+    check_ran(vlm, run)
     change: dict[Unit, float] = {}
     for k in sorted(run.calls):
         args, kwargs = run.calls[k]
@@ -101,8 +103,18 @@ def calibrate(vlm: VLM, items: Sequence[Item]) -> Calibration:
     return Calibration(change, grams, int(kept.sum()))
 
 
+def check_ran(vlm: VLM, run: Run, stop: int | None = None) -> None:
+    """Raise ValueError naming a layer below `stop` that a forward left out, as some do without an image."""
+    missing = sorted({*range(vlm.n_layers if stop is None else stop)} - set(run.calls))
+    if missing:
+        raise ValueError(
+            f"layer {missing[0]} does not run on these items (cross-attention without an image?): calibrate "
+            "on questions about images"
+        )
+
+
 def real_tokens(inputs: dict[str, Tensor]) -> Tensor:
-    """Which tokens of a batch, in one row, are no padding."""
+    """Mask of the tokens of a batch, in one row, that are no padding."""
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     return mask.flatten().bool()
 

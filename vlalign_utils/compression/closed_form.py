@@ -1,4 +1,4 @@
-"""What is fitted in the place of a removed submodule: ridge regressions in closed form, on tensors alone.
+"""Ridge regressions in closed form for the place of a removed submodule, on tensors alone.
 
 X holds a submodule's inputs and Y its outputs, one row for each token; everything is computed in the
 precision of the arguments, which should be float64. Only products are needed: X'X [in, in] and X'Y [in, out].
@@ -14,17 +14,18 @@ def stream_change(
 ) -> Float[Tensor, " tokens"]:
     """Change of the residual stream by a submodule: one minus the cosine, plus the relative change of length.
 
-    Of a stream h that becomes h + y it is (1 - cos(h, h + y)) + | |h + y| / |h| - 1 |; a stream of length 0
-    counts as turned by a right angle. What changes a stream least is removed first.
+    Of a stream h that becomes h + y it is (1 - cos(h, h + y)) + | |h + y| / |h| - 1 |; 2 for a stream of
+    length 0 that is changed at all, and 0 for one that is not. What changes a stream least is removed first.
     Source: our reading of SubFit (arXiv 2606.02559), which ranks by rotation and stretch.
 
     >>> h = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> stream_change(h, torch.tensor([[2.0, 0.0], [0.0, 1.0]])).tolist()
     [1.0, 1.0]
     """
-    length = before.norm(dim=-1).clamp_min(torch.finfo(before.dtype).tiny)
+    length, now = before.norm(dim=-1), after.norm(dim=-1)
     turned = 1 - torch.nn.functional.cosine_similarity(before, after, dim=-1)
-    return turned + (after.norm(dim=-1) / length - 1).abs()
+    stretched = (now / length.clamp_min(torch.finfo(before.dtype).tiny) - 1).abs()
+    return torch.where(length > 0, turned + stretched, 2.0 * (now > 0).to(before.dtype))
 
 
 def ridge(
@@ -93,7 +94,7 @@ def in_basis(
 def replacement(
     mm: Float[Tensor, "width width"], mt: Float[Tensor, "width width"], strength: float
 ) -> Float[Tensor, "width width"]:
-    """Matrix T by which the MLP before a gap of layers is multiplied, so that it does their work too.
+    """Matrix T by which the MLP before a gap of layers is multiplied, to stand for the layers that are gone.
 
     With M the MLP's outputs, S the stream that they are added to, and L the stream that leaves the gap, T
     minimises |S + MT - L|^2 + a |T|^2: `mm` is M'M, `mt` is M'(L - S). Source: ReplaceMe (arXiv 2505.02819).

@@ -1,4 +1,4 @@
-"""What compressed models still answer, about images and about captions, and how well they predict text."""
+"""Answers of compressed models about images and about captions, and their prediction of plain text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -98,7 +98,8 @@ def text_losses(
 ) -> dict[str, Float[np.ndarray, " texts"]]:
     """Mean negative log probability of a token of each text, in nats, by variant: plain text, without a chat.
 
-    The first token is given. Its exponential over a corpus is the perplexity. Raises ValueError for a text of
+    The first token is given. The exponential of the mean over texts is a perplexity in which every text
+    counts the same, whatever its length. Raises ValueError for a text of
     fewer than two tokens.
     """
     tokenizer = vlm.tokenizer

@@ -16,7 +16,8 @@ GROUP = 32  # inputs that share a scale, as in the usual formats of four bits
 def rounded_layers(vlm: VLM, layers: Sequence[int], bits: int, group: int = GROUP) -> Iterator[VLM]:
     """Run the body with the linear modules of these layers rounded to `bits`; then the weights are as before.
 
-    Raises IndexError for a layer that is not there, and ValueError as `quantised` does.
+    Raises IndexError for a layer that is not there, and ValueError as `quantised` does and for a layer with
+    products outside linear modules (experts held as one tensor) or with weights that are quantised already.
 
     Example:
         >>> from vlalign_utils import load_vlm
@@ -27,6 +28,14 @@ def rounded_layers(vlm: VLM, layers: Sequence[int], bits: int, group: int = GROU
         True
     """
     modules = [m for k in layers for m in vlm.layers[k].modules() if isinstance(m, nn.Linear)]
+    held = {id(m.weight) for m in modules}
+    for k in layers:
+        for name, p in vlm.layers[k].named_parameters():
+            if not p.is_floating_point() or (p.ndim > 1 and id(p) not in held):
+                raise ValueError(
+                    f"layer {k}: {name} is no weight of a linear module in floating point: rounding linear "
+                    "modules alone would leave it as it is"
+                )
     before = [m.weight.detach().clone() for m in modules]
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sizes of a study, and the questions it trains on: the same for every strategy, and no question twice."""
+"""Sizes of a study, and the questions it trains on: the same for every strategy, each drawn anew."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vlalign_utils.inference import scoring
 from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.tuning.accelerators import Precision
 
-TRIAL_ITEMS = 100  # of each suite, that a learning rate is judged by
+TRIAL_ITEMS = 100  # for each suite, drawn over all, that a learning rate is judged by
 TRIAL_SEED = 1000  # of the data that learning rates are chosen on: no seed of the study
 TIMED_BATCHES = 6  # of each of the fine-tunes that are timed
 EPOCHS = 3  # of these batches
@@ -24,7 +24,7 @@ FEWER = 3  # seeds of strategies that no claim is about
 class Protocol:
     """Sizes of a study: `rates` are tried for `trial_steps` each; `items` are held out, of each suite.
 
-    A strategy takes `steps` steps of `batch_size` questions of the `suites` of a world, no question twice.
+    A strategy takes `steps` steps of `batch_size` questions of the `suites` of a world, each drawn anew.
     In each of `rounds` all strategies take turns at being timed. `precision` is that of `Budget`.
     """
 

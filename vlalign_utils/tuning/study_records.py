@@ -7,6 +7,7 @@ made them: a test trains one again. New ones gather in `.cache/studies/`, in a f
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Records:
 
     def __init__(self, committed: Path, log: Path) -> None:
         """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
+        self.log = log
         self._log = AppendLog(log)
         self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._log.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
@@ -59,12 +61,17 @@ class Records:
         return self.used[key]
 
 
-def records(arch: str) -> Records:
-    """Records of an architecture: the committed ones, and those that this very code has made here."""
-    return Records(committed(arch), ROOT / ".cache" / "studies" / f"{arch}-{_code()}.jsonl")
+def records(arch: str, log: Path | None = None) -> Records:
+    """Records of an architecture: the committed ones, and those that this very code has made here.
+
+    `log` is where new ones go, and where others put theirs: by default a file named by the code.
+    """
+    return Records(committed(arch), log or ROOT / ".cache" / "studies" / f"{arch}-{_code()}.jsonl")
 
 
+@cache
 def _code() -> str:
+    """Digest of the package as it was when first asked for: later edits of its files change nothing."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -21,14 +21,15 @@ from vlalign_utils.tuning.study_records import Record
 def timed(vlm: VLM, chosen: Sequence[Strategy], protocol: Protocol) -> Record:
     """Seconds of a short fine-tune by each strategy in each round: by ordinary loops, and from prefixes.
 
-    Each is of a few batches in `EPOCHS` epochs; recording a prefix counts. The strategies take turns: what
-    else the machine does falls on all of them.
+    Each is of a few batches in `EPOCHS` epochs; recording a prefix counts. The strategies take turns, each
+    round beginning with another: what else the machine does falls on all of them.
     """
     data = training_batches(vlm, protocol, TRIAL_SEED, protocol.timed_batches)
     taken: dict[str, list[float]] = {strategy.name: [] for strategy in chosen}
     recorded: dict[str, list[float]] = {s.name: [] for s in chosen if s.start is not None}
-    for _ in range(protocol.rounds):
-        for strategy in chosen:
+    _seconds(vlm, chosen[0], data, protocol, 1)  # what a process does once counts for none of them
+    for turn in range(protocol.rounds):
+        for strategy in (*chosen[turn % len(chosen) :], *chosen[: turn % len(chosen)]):
             taken[strategy.name].append(_seconds(vlm, strategy, data, protocol, EPOCHS))
             if strategy.name in recorded:
                 seconds = _seconds(vlm, strategy, data, protocol, EPOCHS, record=True)

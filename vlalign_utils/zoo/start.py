@@ -1,4 +1,4 @@
-"""Where a chain is trained: on the processor or on GPUs, deterministically, and in which precision."""
+"""Device and precision that a chain is trained with: deterministic, on the processor or on GPUs."""
 
 import os
 from datetime import timedelta

@@ -19,15 +19,20 @@ def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
         rows = [row for row in stated["conditions"] if row["claim"] == claim]
         model = titles.get(stated["architecture"], stated["architecture"])
         head = f"Stated on {stated['date']}, after the rules (commit {stated['rules'][:7]}), on {model}"
-        said += [f"{head}, from other items: {'; '.join(map(_powers, rows))}."] if rows else []
+        origin = stated.get("from", "from other items")
+        said += [f"{head}, {origin}: {'; '.join(map(_powers, rows))}."] if rows else []
     return " ".join(said)
 
 
 def _powers(row: dict[str, Any]) -> str:
     least = row["smallest"]
-    return (
-        f"{row['condition']}, standard deviation {row['sd']:g} in a pilot of {row['pilot_n']} items: with "
-        f"N = {row['n']} an effect of {least:g} is found with a probability of {row['power']:.2f}, one of "
-        f"{2 * least:g} with {row['power_twice']:.2f}; where there is none, the verdict is "
-        f"equivalent with {row['equivalence']:.2f}"
+    spread = f"standard deviation {row['sd']:g} in a pilot of {row['pilot_n']} items"
+    if "error" in row:  # of a mean over seeds and items
+        spread = f"standard error {row['error']:g} expected"
+    said = (
+        f"{row['condition']}, {spread}: with N = {row['n']} an effect of {least:g} is found with a "
+        f"probability of {row['power']:.2f}, one of {2 * least:g} with {row['power_twice']:.2f}"
     )
+    if "equivalence" not in row:  # no smallest effect of interest: no verdict of that word
+        return said
+    return f"{said}; where there is none, the verdict is equivalent with {row['equivalence']:.2f}"
