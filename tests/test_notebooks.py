@@ -43,7 +43,6 @@ SMALLER = {
     "02_probing": {"items": 40, "lens_items": 8},
     "04_causal": {"items": 10, "removal_width": 10, "compared": 10, **WIDE},
     "06_patching": {"items": 10, "targets": [0], **WIDE},
-    "08_compression": {"calibration": 8, "items": 8, "compared": 8},
     "09_where": {"items": 60, "questions": 8, "pairs": 10, **WIDE},
 }
 # A notebook is run again for one architecture, each for another one where it can be.
