@@ -250,7 +250,7 @@ class TestToc:
 """
         assert shown.index(part) < shown.index("caption: How it works") < shown.index(small)
         assert "caption: Tiny" not in shown
-        assert "- file: _generated/claims\n  - file: book/abilities\n" in shown
+        assert "- file: _generated/claims\n  - file: book/which_layers\n  - file: book/abilities\n" in shown
         assert "book/results/comparison/90_comparison" in shown
 
     def test_without_models_of_a_kind_their_first_page_is_left_out(self, source: Path) -> None:
@@ -445,7 +445,7 @@ class TestHeadline:
         conditions = claim_rules.claim("band-tuning").conditions
         few = self.judged("band-tuning", *[HIGHER] * len(conditions), seeds=1)
         (told,) = self.follows(band_tuning={"a": few, "b": few}).values()
-        assert "in both models that it was tested on; too few seeds (1 of 3); score, band over" in told
+        assert "in both models that it was tested on; too few seeds (1 of 5); gain, band over" in told
         lost = self.judged("band-tuning", *[None] * len(conditions))
         assert self.follows(band_tuning={"a": lost})["train"].endswith("could not be measured.")
 
@@ -699,10 +699,10 @@ class TestVerdicts:
         )
         path.write_text(results.sealed().dumps())
         verdicts.write(registry.load(root), tmp_path, root)
-        assert "]{.verdict .undecided} too few seeds \\(1 of 3\\) |" in (tmp_path / "verdicts.md").read_text()
+        assert "]{.verdict .undecided} too few seeds \\(1 of 5\\) |" in (tmp_path / "verdicts.md").read_text()
         tuning = claim_rules.claim("band-tuning")
         unmeasured = {**dict.fromkeys(tuning.conditions, INSIDE), "score, full minus aligned": None}
-        results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 3)})
+        results.claims.update({"band-tuning": claims.judge(tuning, unmeasured, 5)})
         path.write_text(results.sealed().dumps())
         verdicts.write(registry.load(root), tmp_path / "again", root)
         shown = (tmp_path / "again" / "verdicts.md").read_text()
@@ -742,9 +742,15 @@ class TestVerdicts:
 
     def test_the_power_that_was_stated_before_is_shown(self, root: Path, tmp_path: Path) -> None:
         row = {"claim": "bypass", "condition": "a", "sd": 0.4, "pilot_n": 50, "n": 200, "smallest": 0.05}
-        stated = row | {"power": 0.2, "power_twice": 0.9, "equivalence": 0.01}
-        about = {"date": "2026-01-02", "rules": "0123456789", "architecture": "hub", "conditions": [stated]}
-        (root / power.FILE).write_text(json.dumps(about))
+        row |= {"power": 0.2, "power_twice": 0.9, "equivalence": 0.01}
+        about = {"date": "2026-01-02", "rules": "0123456789", "architecture": "hub", "conditions": [row]}
+        for stated in (root / "book").glob(power.FILES):
+            stated.unlink()
+        (root / "book" / "power.json").write_text(json.dumps(about))
+        again = {"claim": "entry", "condition": "b", "error": 0.01, "n": 3000, "smallest": 0.05}
+        again |= {"power": 0.7, "power_twice": 1.0}
+        about |= {"from": "from an earlier study", "conditions": [again]}
+        (root / "book" / "power_b.json").write_text(json.dumps(about))
         claims_page.write(registry.load(root), tmp_path, root)
         told = power.about("bypass", {"hub": "Hub"}, root)
         assert told.startswith(
@@ -752,9 +758,12 @@ class TestVerdicts:
         )
         assert "with N = 200 an effect of 0.05 is found with a probability of 0.20, one of 0.1 with" in told
         page = (tmp_path / "claims.md").read_text()
-        assert page.count("Power\n: ") == 1
+        assert page.count("Power\n: ") == 2
         assert text(told) in page
-        assert power.about("entry", {}, root) == ""
+        other = power.about("entry", {}, root)
+        assert "on hub, from an earlier study: b, standard error 0.01 expected: with N = 3000" in other
+        assert "equivalent" not in other  # no smallest effect of interest
+        assert power.about("strengthen", {}, root) == ""
 
     def test_the_page_gives_each_claim_in_full(self, source: Path, tmp_path: Path) -> None:
         claims_page.write(registry.load(source), tmp_path, source)

@@ -87,7 +87,7 @@ def test_a_verdict_says_what_decided_it(verdict: Verdict, says: str) -> None:
 
 def test_few_seeds_and_single_conditions_read_well() -> None:
     assert findings.verdict("frozen-core", judged("frozen-core", ABOVE, seeds=1)).endswith(
-        f"is undecided: too few seeds (1 of 3); score, band minus connector only is {HIGH}."
+        f"is undecided: too few seeds (1 of 5); score, band minus connector only is {HIGH}."
     )
     assert findings.verdict("frozen-core", judged("frozen-core", ABOVE)).endswith("above 0 as it should be.")
     entry = judged("entry", Interval(0.1, 0.05, 0.12, 9), ABOVE)

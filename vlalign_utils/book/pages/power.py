@@ -26,9 +26,10 @@ def about(claim: str, titles: Mapping[str, str], root: Path) -> str:
 
 def _powers(row: dict[str, Any]) -> str:
     least = row["smallest"]
-    spread = f"standard deviation {row['sd']:g} in a pilot of {row['pilot_n']} items"
     if "error" in row:  # of a mean over seeds and items
         spread = f"standard error {row['error']:g} expected"
+    else:
+        spread = f"standard deviation {row['sd']:g} in a pilot of {row['pilot_n']} items"
     said = (
         f"{row['condition']}, {spread}: with N = {row['n']} an effect of {least:g} is found with a "
         f"probability of {row['power']:.2f}, one of {2 * least:g} with {row['power_twice']:.2f}"
