@@ -23,7 +23,7 @@ def test_every_task_has_a_sentence_a_scope_and_its_numbers(page):
     parts = page.split("\n## ")
     assert [part.splitlines()[0].removeprefix("## ") for part in parts] == ["Tune", "Adapt", "Prune"]
     for part in parts:
-        assert "Measured" in part
+        assert "*The table is of" in part
         assert "| --- |" in part.replace(":---", "---")
 
 
@@ -50,7 +50,9 @@ def test_the_laboratory_alone_is_called_a_guess():
     real = [a for a in ENTRIES.architectures.values() if not a.laboratory][:1]
     assert "it is a guess" in which_layers._scope(small, "08_compression")
     assert "guess" not in which_layers._scope([*real, *small], "08_compression")
-    assert which_layers._scope([], "08_compression") == "*Measured on no model yet.*"
+    assert (
+        which_layers._scope([], "08_compression") == "*There is no table yet: the chapter ran on no model.*"
+    )
 
 
 @pytest.mark.slow

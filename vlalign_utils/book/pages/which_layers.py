@@ -54,11 +54,12 @@ def _scope(archs: Sequence[Architecture], notebook: str) -> str:
         for small in (False, True)
     )
     if not archs:
-        return "*Measured on no model yet.*"
+        return "*There is no table yet: the chapter ran on no model.*"
     if not real:
-        return f"*Measured in the laboratory alone, on {joined(laboratory)}: of larger models it is a guess.*"
-    beside = f"; in the laboratory on {joined(laboratory)}" if laboratory else ""
-    return f"*Measured on {joined(real)}{beside}.*"
+        guess = "of larger models it is a guess"
+        return f"*The table is of laboratory models alone, {joined(laboratory)}: {guess}.*"
+    beside = f", and of laboratory models: {joined(laboratory)}" if laboratory else ""
+    return f"*The table is of {joined(real)}{beside}.*"
 
 
 def _tuned(found: dict[str, Results]) -> str:
