@@ -3,7 +3,7 @@ import re
 import pytest
 
 from vlalign_utils.book.pages import which_layers
-from vlalign_utils.evidence.results import Estimate, Results
+from vlalign_utils.evidence.results import Estimate, Results, Table
 from vlalign_utils.paths import ROOT
 from vlalign_utils.pipeline import registry
 
@@ -39,10 +39,12 @@ def test_a_number_is_that_of_the_results():
 
 def test_what_was_not_measured_is_left_blank():
     one = Estimate(value=0.5, low=0.4, high=0.6, n=10, chance=None)
-    found = Results.model_construct(values={"gain of band, share of full": one})
+    cost = Table(columns=["strategy"], rows=[["full"], ["band"], ["late"], ["late, LoRA"]])
+    found = Results.model_construct(values={"gain of band, share of full": one}, tables={"cost": cost})
     rows = which_layers._tuned({"T": found}).splitlines()
     assert next(row for row in rows if row.startswith("| band |")).count("0.5") == 1
     assert next(row for row in rows if row.startswith("| late |")) == "| late |  |  |"
+    assert not any(row.startswith(("| full", "| late, LoRA")) for row in rows)
 
 
 def test_the_laboratory_alone_is_called_a_guess():

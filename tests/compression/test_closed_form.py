@@ -7,7 +7,6 @@ from vlalign_utils.compression.closed_form import (
     in_basis,
     low_rank,
     quantised,
-    replacement,
     ridge,
     shared_basis,
     stream_change,
@@ -64,15 +63,6 @@ def test_a_regression_in_a_whole_basis_is_ridge(data):
     )[0]
     found = basis @ in_basis(basis, x.T @ x, x.T @ y, 0.2)
     torch.testing.assert_close(found, ridge(x.T @ x, x.T @ y, 0.2))
-
-
-def test_a_replacement_does_the_work_of_linear_layers():
-    draw = torch.Generator().manual_seed(0)
-    m, s = (torch.randn(300, 4, dtype=torch.float64, generator=draw) for _ in range(2))
-    gap = torch.randn(4, 4, dtype=torch.float64, generator=draw)
-    leaves = s + m @ gap  # what layers would have made of it
-    found = replacement(m.T @ m, m.T @ (leaves - s), 1e-9)
-    torch.testing.assert_close(found, gap, rtol=1e-6, atol=1e-6)
 
 
 def test_nothing_changes_a_stream_by_nothing_and_zero_streams_are_finite():

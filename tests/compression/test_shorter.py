@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from vlalign_utils import load_suite, load_vlm
 from vlalign_utils.compression import shorter
@@ -45,6 +46,19 @@ def test_the_gap_that_turns_the_stream_least_is_found_by_trying_all(vlm):
     assert least_gap(vlm, ITEMS, 2, range(2, 4)) == 2
     with pytest.raises(ValueError, match="does not fit"):
         least_gap(vlm, ITEMS, 4, range(2, 4))
+
+
+def test_the_matrix_is_the_ridge_regression_of_what_the_gap_adds(vlm):
+    batch = as_batch(vlm, ITEMS, range(len(ITEMS)))
+    given = []
+    handle = vlm.layers[2].mlp.register_forward_hook(lambda m, a, output: given.append(output))
+    run, real = vlm.record(**batch.inputs), batch.inputs["attention_mask"].bool()
+    handle.remove()
+    m, enters, leaves = (t[real].double().numpy() for t in (given[0], run.resid[3], run.resid[5]))
+    alpha = 0.05 * float((m**2).sum(0).mean())
+    known = Ridge(alpha=alpha, fit_intercept=False, solver="cholesky").fit(m, leaves - (enters - m))
+    found = fit_replacement(vlm, ITEMS, 3, 2, strength=0.05)
+    torch.testing.assert_close(found, torch.tensor(known.coef_.T).float(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_replacement_comes_nearer_than_the_gap_alone(vlm):

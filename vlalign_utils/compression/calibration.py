@@ -90,7 +90,7 @@ def calibrate(vlm: VLM, items: Sequence[Item]) -> Calibration:
     grams: dict[int, Tensor] = {}
     kept = real_tokens(batch.inputs)
     with _inputs({k: modules[k, "MLP"] for k in range(vlm.n_layers)}, kept, grams):
-        run = vlm.record(**inputs)
+        run = vlm.record(stop=vlm.n_layers, **inputs)  # no logits: a vocabulary is long
     check_ran(vlm, run)
     change: dict[Unit, float] = {}
     for k in sorted(run.calls):

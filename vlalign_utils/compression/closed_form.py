@@ -91,18 +91,6 @@ def in_basis(
     return ridge(basis.T @ xx @ basis, basis.T @ xy, strength)
 
 
-def replacement(
-    mm: Float[Tensor, "width width"], mt: Float[Tensor, "width width"], strength: float
-) -> Float[Tensor, "width width"]:
-    """Matrix T by which the MLP before a gap of layers is multiplied, to stand for the layers that are gone.
-
-    With M the MLP's outputs, S the stream that they are added to, and L the stream that leaves the gap, T
-    minimises |S + MT - L|^2 + a |T|^2: `mm` is M'M, `mt` is M'(L - S). Source: ReplaceMe (arXiv 2505.02819).
-    Raises ValueError as `ridge` does.
-    """
-    return ridge(mm, mt, strength)
-
-
 def quantised(weight: Float[Tensor, "out in"], bits: int, group: int) -> Float[Tensor, "out in"]:
     """The weight as it is after rounding to so many bits, symmetric about 0, with one scale for each group.
 

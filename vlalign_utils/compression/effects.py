@@ -40,7 +40,7 @@ def with_bypasses(bypasses: Mapping[Unit, Bypass]) -> Variant:
 
 
 def with_gap(first: int, length: int, matrix: Tensor | None = None) -> Variant:
-    """The model without some layers; with a matrix, the MLP before does their work."""
+    """The model without some layers; with a matrix, the MLP before stands for them."""
     start = first if matrix is None else first - 1
     return Variant(start, lambda vlm: without_layers(vlm, first, length, matrix))
 
@@ -99,8 +99,8 @@ def text_losses(
     """Mean negative log probability of a token of each text, in nats, by variant: plain text, without a chat.
 
     The first token is given. The exponential of the mean over texts is a perplexity in which every text
-    counts the same, whatever its length. Raises ValueError for a text of
-    fewer than two tokens.
+    counts the same, whatever its length. Raises ValueError for a text of fewer than two
+    tokens.
     """
     tokenizer = vlm.tokenizer
     found = {name: np.zeros(len(texts)) for name in variants}

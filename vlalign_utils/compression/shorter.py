@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlalign_utils.compression.calibration import check_ran, module_of, real_tokens, rows, states_of
-from vlalign_utils.compression.closed_form import replacement
+from vlalign_utils.compression.closed_form import ridge
 from vlalign_utils.data.items import Item
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.scoring import as_batch
@@ -57,6 +57,9 @@ def fit_replacement(
 ) -> Float[Tensor, "width width"]:
     """The matrix that outputs of the MLP of layer `first - 1` are multiplied by, to stand for the gap.
 
+    With M these outputs, S the stream that they are added to, and L the stream that leaves the gap, T
+    minimises |S + MT - L|^2 + a |T|^2: a ridge regression of L - S on M.
+
     Raises ValueError for a gap that begins at layer 0 or leaves the model, for a layer before it that does
     not add what its MLP returns as it is (a norm stands between), and as `module_of` does.
     Source: ReplaceMe (arXiv 2505.02819).
@@ -83,8 +86,7 @@ def fit_replacement(
         raise ValueError(
             f"layer {first - 1} does not add what its MLP returns as it is: the MLP cannot stand for the gap"
         )
-    found: Tensor = replacement(m.T @ m, m.T @ (leaves - enters + m), strength)
-    return found.to(vlm.model.dtype)
+    return ridge(m.T @ m, m.T @ (leaves - half), strength).to(vlm.model.dtype)
 
 
 @contextmanager

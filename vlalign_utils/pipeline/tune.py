@@ -38,7 +38,7 @@ def tune(arch: str, cores: int = 1) -> tuple[Study, Path]:
     """
     torch.set_num_threads(1)
     everything = plan(TUNING, arch, {}, False, ROOT, fetch=True)[0]
-    entry, log = registry.load().architecture(arch), records(arch).log
+    entry, log = registry.load().architecture(arch), records(arch).log.path
     protocol = protocol_of(everything, entry.world)
     aligned, tuned = load_stages(entry, 2).values()  # what cannot be loaded is said before processes start
     chosen = compared(aligned.n_layers, protocol)
@@ -71,7 +71,7 @@ def _open(arch: str, params: dict[str, Any], log: Path) -> None:
 def _trainer() -> Trainer:
     """This process' trainer, which knows what others have put on record by now."""
     ((arch, trainer),) = _OPEN.items()
-    trainer.kept = records(arch, trainer.kept.log)
+    trainer.kept = records(arch, trainer.kept.log.path)
     return trainer
 
 

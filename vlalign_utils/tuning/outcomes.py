@@ -58,12 +58,7 @@ class Study:
         `name` may be "aligned" or "tuned", too, which are the model's own stages.
         """
         own = {"aligned": [self.aligned], "tuned": [self.tuned]}
-        return self.normalised(own.get(name) or self.found[name], suites)
-
-    def normalised(
-        self, records: Sequence[Record], suites: Sequence[str]
-    ) -> Float[np.ndarray, "records items"]:
-        """Normalised scores of records, as `scores` gives those of a strategy."""
+        records = own.get(name) or self.found[name]
         chance = np.array([item.chance for suite in suites for item in self.evaluation[suite]])
         chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
         return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])

@@ -71,7 +71,7 @@ class Trainer:
         vlm: the model that every strategy starts from.
         protocol: sizes of the study.
         kept: records of what was trained before; new ones are added.
-        show: print one line for every record.
+        show: print one line for every new record.
     """
 
     vlm: VLM
@@ -115,12 +115,17 @@ class Trainer:
         return self.said(about, made)
 
     def said(self, about: Record, make: Callable[[], Record]) -> Record:
-        """A record, found or made; one line of it on stderr where that is wanted."""
-        record = self.kept.get(about, make)
-        if self.show:
-            names = ("what", "strategy", "seed", "lr", "score", "seconds")
-            typer.echo(" ".join(str(record[name]) for name in names if name in record), err=True)
-        return record
+        """A record, found or made; one line on stderr of what is made, where that is wanted."""
+
+        def made() -> Record:
+            record = make()
+            if self.show:
+                names = ("what", "strategy", "seed", "lr", "score", "seconds")
+                shown = about | record
+                typer.echo(" ".join(str(shown[name]) for name in names if name in shown), err=True)
+            return record
+
+        return self.kept.get(about, made)
 
 
 def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = False) -> Study:

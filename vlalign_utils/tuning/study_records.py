@@ -45,9 +45,8 @@ class Records:
 
     def __init__(self, committed: Path, log: Path) -> None:
         """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
-        self.log = log
-        self._log = AppendLog(log)
-        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self._log.lines)}
+        self.log = AppendLog(log)
+        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self.log.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
 
     def get(self, about: Record, make: Callable[[], Record]) -> Record:
@@ -55,7 +54,7 @@ class Records:
         key = hashlib.sha256(canonical(about).encode()).hexdigest()[:20]
         if key not in self.known:
             record = {"key": key, **about, **make()}
-            self._log.add(record)
+            self.log.add(record)
             self.known[key] = record
         self.used[key] = self.known[key]
         return self.used[key]

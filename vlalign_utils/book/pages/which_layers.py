@@ -14,19 +14,6 @@ from vlalign_utils.pipeline.registry import Architecture, Registry
 
 PAGE = "which_layers.md"
 TUNING, COMPRESSION = "05_tuning", "08_compression"
-STRATEGIES = (
-    "band",
-    "band, connector",
-    "early",
-    "late",
-    "uniform",
-    "complement",
-    "connector",
-    "band, LoRA",
-    "early, LoRA",
-    "late, LoRA",
-    "everywhere, LoRA",
-)
 WHERE = ("early", "middle", "late")
 PLACES = {"left out": "nothing", "bypass from captions": "a bypass fitted on captions"}
 TITLES = {"train": "Tune", "adapt": "Adapt", "compress": "Prune"}
@@ -64,15 +51,17 @@ def _scope(archs: Sequence[Architecture], notebook: str) -> str:
 
 def _tuned(found: dict[str, Results]) -> str:
     """Gain and time of each strategy, as shares of full tuning's."""
-    return _of_strategies(found, [name for name in STRATEGIES if "LoRA" not in name])
+    return _of_strategies(found, adapters=False)
 
 
 def _adapted(found: dict[str, Results]) -> str:
     """The same of low-rank adapters."""
-    return _of_strategies(found, [name for name in STRATEGIES if "LoRA" in name])
+    return _of_strategies(found, adapters=True)
 
 
-def _of_strategies(found: dict[str, Results], names: Sequence[str]) -> str:
+def _of_strategies(found: dict[str, Results], adapters: bool) -> str:
+    every = dict.fromkeys(name for r in found.values() for name in r.frame("cost").strategy)
+    names = [name for name in every if name != "full" and ("LoRA" in name) == adapters]
     kinds = {"gain": "gain, share of full tuning's", "time": "time, share of full tuning's"}
     columns = [f"{text(title)}: {words}" for title in found for words in kinds.values()]
     rows = [
