@@ -23,6 +23,7 @@ from vlalign_utils.pipeline.parameters import defaults, read_notebook
 
 OUT = ROOT / "book" / "power.json"
 SHARE = {"02_probing": "items", "03_geometry": "items", "04_causal": "compared"}  # what N goes with
+SHARE_OF = {"bypass": "bypassed"}  # claims that have items of their own
 
 
 def run(
@@ -41,17 +42,17 @@ def run(
 def _rows(pilot: Results) -> list[dict[str, Any]]:
     """One row for each condition with a smallest effect of interest that the pilot measured."""
     return [
-        {"claim": claim, "condition": name, **_powers(outcome, _times(pilot))}
+        {"claim": claim, "condition": name, **_powers(outcome, _times(pilot, claim))}
         for claim, verdict in pilot.claims.items()
         for name, outcome in verdict.conditions.items()
         if outcome.smallest is not None and outcome.interval is not None
     ]
 
 
-def _times(pilot: Results) -> float:
-    """How many times as many items as the pilot the registry plans."""
+def _times(pilot: Results, claim: str) -> float:
+    """How many times as many items as the pilot the registry plans for a claim."""
     entry = registry.load().architecture(pilot.arch)
-    name = SHARE[pilot.notebook]
+    name = SHARE_OF.get(claim, SHARE[pilot.notebook])
     chapter = defaults(read_notebook(pilot.notebook, ROOT), pilot.notebook)
     planned = {**chapter, **entry.parameters.get(pilot.notebook, {})}
     return float(planned[name]) / float(str(pilot.params[name]))

@@ -41,7 +41,7 @@ WIDE = {"width": 10, "stride": 10}
 SMALLER = {
     "01_model": {"items": 4},
     "02_probing": {"items": 40, "lens_items": 8},
-    "04_causal": {"items": 10, "removal_width": 10, "compared": 10, **WIDE},
+    "04_causal": {"items": 10, "removal_width": 10, "compared": 10, "bypassed": 10, **WIDE},
     "06_patching": {"items": 10, "targets": [0], **WIDE},
     "09_where": {"items": 60, "questions": 8, "pairs": 10, **WIDE},
 }

@@ -14,7 +14,7 @@ def test_a_region_is_the_mean_over_its_windows() -> None:
     found = Regional(REGIONS, {"edit": lost})
     assert found.of("edit", "before").tolist() == lost[:, 0].tolist()
     assert found.of("edit", "inside").tolist() == lost[:, 1:3].mean(axis=1).tolist()
-    assert found.elsewhere("edit", "inside").tolist() == lost[:, [0, 3]].mean(axis=1).tolist()
+    assert found.of("edit", "behind").tolist() == lost[:, 3].tolist()
 
 
 @pytest.mark.usefixtures("all_solved")

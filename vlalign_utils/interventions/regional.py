@@ -26,12 +26,6 @@ class Regional:
         found: Float[np.ndarray, " items"] = self.lost[edit][:, self._columns(region)].mean(axis=1)
         return found
 
-    def elsewhere(self, edit: str, region: str) -> Float[np.ndarray, " items"]:
-        """Mean over the windows of all other regions."""
-        others = [c for name in self.regions if name != region for c in self._columns(name)]
-        found: Float[np.ndarray, " items"] = self.lost[edit][:, others].mean(axis=1)
-        return found
-
     def _columns(self, region: str) -> list[int]:
         before = list(self.regions)[: list(self.regions).index(region)]
         start = sum(len(self.regions[name]) for name in before)
