@@ -1,7 +1,8 @@
 """`python -m benchmarks.power PILOT RULES`: what the planned numbers of items can decide.
 
 PILOT is a folder of results of chapters with fewer and other items than those that decide, RULES the commit
-in which the rules were written. Run it before the chapters that decide; it writes `book/power.json`.
+in which the rules were written. Run it before the chapters that decide; it writes `book/power.json`, or what
+`--out` names, and takes the claims that it states anew out of the other files.
 """
 
 import json
@@ -22,6 +23,7 @@ from vlalign_utils.pipeline import registry
 from vlalign_utils.pipeline.parameters import defaults, read_notebook
 
 OUT = ROOT / "book" / "power.json"
+EVERY = "power*.json"  # files of this kind, those on tuning among them
 SHARE = {"02_probing": "items", "03_geometry": "items", "04_causal": "compared"}  # what N goes with
 SHARE_OF = {"bypass": "bypassed"}  # claims that have items of their own
 
@@ -29,14 +31,23 @@ SHARE_OF = {"bypass": "bypassed"}  # claims that have items of their own
 def run(
     pilot: Annotated[Path, typer.Argument(help="folder of the pilot's results")],
     rules: Annotated[str, typer.Argument(help="commit that holds the rules")],
+    out: Annotated[Path, typer.Option(help="file to write")] = OUT,
 ) -> None:
     """Write standard deviations of the pilot, and the power of the planned chapters."""
     found = [read(path) for path in sorted(pilot.glob("*.json"))]
     rows = [row for one in found for row in _rows(one)]
     about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rules": rules, "architecture": found[0].arch}
     seeds = sorted({int(str(one.params["seed"])) for one in found})
-    write_atomic(OUT, json.dumps({**about, "pilot_seeds": seeds, "conditions": rows}, indent=1) + "\n")
-    typer.echo(f"written to {OUT}")
+    _write(out, {**about, "pilot_seeds": seeds, "conditions": rows})
+    anew = {row["claim"] for row in rows}
+    for other in set(out.parent.glob(EVERY)) - {out}:
+        stated = json.loads(other.read_text())
+        _write(other, stated | {"conditions": [r for r in stated["conditions"] if r["claim"] not in anew]})
+    typer.echo(f"written to {out}")
+
+
+def _write(path: Path, stated: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(stated, indent=1) + "\n")
 
 
 def _rows(pilot: Results) -> list[dict[str, Any]]:
