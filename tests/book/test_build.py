@@ -452,8 +452,8 @@ class TestHeadline:
     def test_one_model_is_counted_by_verdict(self) -> None:
         near = self.judged("entry", Interval(0.2, 0.1, 0.3, 9), HIGHER)
         none = claims.judge(claim_rules.claim("bypass"), {}, not_applicable="no phase")
-        work = self.judged("critical-work", LOWER, HIGHER)
-        view = self.judged("critical-view", LOWER, HIGHER)
+        work = self.judged("critical-work", LOWER, HIGHER, HIGHER)
+        view = self.judged("critical-view", LOWER, HIGHER, HIGHER)
         found = self.found(
             entry={"a": near},
             bypass={"a": none},
@@ -466,11 +466,12 @@ class TestHeadline:
             "tested (semantic-core, "
         )
         (said,) = headline.decided(claim_rules.load(), found, "a", self.ENTRIES)
-        loss = "(loss, inside minus elsewhere: −0.300 [−0.310, −0.290], N = 400"
+        loss = "(loss, inside minus before: −0.300 [−0.310, −0.290], N = 400"
         assert said == (
             "Contradicted: “Image tokens need the work of the layers of the abstraction phase more than that "
-            f"of the other layers on average” {loss}) and “Words need to see the image in the layers of the "
-            f"abstraction phase more than in the other layers on average” {loss}; so in 1 of 2 seeds)."
+            f"of the layers before it, and of those behind it” {loss}) and “Words need to see the image in the "
+            "layers of the abstraction phase more than in those before it, and in those behind it” "
+            f"{loss}; so in 1 of 2 seeds)."
         )
         assert told.endswith(".")
 
@@ -518,7 +519,7 @@ class TestChapter:
             notebook = nbformat.read(source / f"book/results/{arch}/03_geometry.ipynb", as_version=4)
             notebook.cells.append(nbformat.v4.new_markdown_cell(said))
             chapter.compose(notebook, f"book/results/{arch}/03_geometry", entries, source)
-            linked[arch] = notebook.cells[-1].source
+            (linked[arch],) = (c.source for c in notebook.cells if c.source.startswith("See"))
         assert linked == {"tiny": said.replace("(03_", "(../hub/03_"), "hub": said}
 
     def test_the_comparison_names_no_model(self, source: Path) -> None:

@@ -12,7 +12,7 @@ from vlalign_utils.evidence.intervals import Interval
 ABOVE, BELOW, ACROSS = (Interval(v, v - 0.01, v + 0.01, 400) for v in (0.3, -0.3, 0.0))
 WIDE = Interval(0.0, -0.2, 0.2, 400)
 HIGH, LOW, NEAR = (findings.shown(interval) for interval in (ABOVE, BELOW, ACROSS))
-MAIN, GUARD = claim_rules.claim("critical-work").conditions
+MAIN, _, GUARD = claim_rules.claim("critical-work").conditions
 PHRASES = "more", "less", "no difference is shown"
 
 
@@ -52,28 +52,28 @@ def test_chance_and_depth_are_named() -> None:
     ("verdict", "says"),
     [
         (
-            judged("critical-work", ABOVE, ABOVE),
-            f"supported: {MAIN} is {HIGH}, above 0 as it should be, and its other condition holds too.",
+            judged("critical-work", ABOVE, ABOVE, ABOVE),
+            f"supported: {MAIN} is {HIGH}, above 0 as it should be, and all 2 others hold.",
         ),
         (
-            judged("critical-work", BELOW, ABOVE),
+            judged("critical-work", BELOW, ABOVE, ABOVE),
             f"contradicted: {MAIN} is {LOW}, where the claim needs it above 0.",
         ),
         (
-            judged("critical-work", ACROSS, ABOVE),
+            judged("critical-work", ACROSS, ABOVE, ABOVE),
             f"equivalent: {MAIN} is {NEAR}, less than the smallest effect of interest, 0.05, on either side.",
         ),
         (
-            judged("critical-work", WIDE, ABOVE),
+            judged("critical-work", WIDE, ABOVE, ABOVE),
             f"undecided: {MAIN} is {findings.shown(WIDE)}, not clearly above 0.",
         ),
         (
-            judged("critical-work", ABOVE, ACROSS),
+            judged("critical-work", ABOVE, ABOVE, ACROSS),
             f"undecided: {GUARD} is {NEAR}, not clearly above 0, so that the measurement itself is not shown "
             "to work.",
         ),
         (
-            judged("critical-work", ABOVE, None),
+            judged("critical-work", ABOVE, ABOVE, None),
             f"undecided: {GUARD} could not be measured on this model.",
         ),
     ],
@@ -90,22 +90,24 @@ def test_few_seeds_and_single_conditions_read_well() -> None:
         f"is undecided: too few seeds (1 of 5); score, band minus connector only is {HIGH}."
     )
     assert findings.verdict("frozen-core", judged("frozen-core", ABOVE)).endswith("above 0 as it should be.")
+    two = findings.verdict("bypass", judged("bypass", BELOW, ABOVE))
+    assert two.endswith("below 0 as it should be, and its other condition holds too.")
     entry = judged("entry", Interval(0.1, 0.05, 0.12, 9), ABOVE)
     assert findings.verdict("entry", entry).endswith("where the claim needs it above 0.15 and below 0.75.")
 
 
 def test_conditions_are_rows_with_their_level() -> None:
-    shown = findings.conditions({"critical-work": judged("critical-work", BELOW, None)})
+    shown = findings.conditions({"critical-work": judged("critical-work", BELOW, ABOVE, None)})
     assert shown.columns[3] == f"interval, {100 * claim_rules.level():.2f} %"
     assert shown.iloc[0].tolist() == [
         "critical-work",
         "undecided",
-        "loss, inside minus elsewhere",
+        "loss, inside minus before",
         "−0.300 [−0.310, −0.290], N = 400",
         "above 0 and of interest from 0.05 on",
         "outside",
     ]
-    assert shown.iloc[1].tolist()[2:4] == [
+    assert shown.iloc[2].tolist()[2:4] == [
         "guard: loss, all windows (decides)",
         "not measurable",
     ]
@@ -133,7 +135,10 @@ class TestAcross:
     )
 
     def test_verdicts_that_agree_are_counted(self) -> None:
-        one, other = judged("critical-work", BELOW, ABOVE), judged("critical-work", ABOVE, ABOVE)
+        one, other = (
+            judged("critical-work", BELOW, ABOVE, ABOVE),
+            judged("critical-work", ABOVE, ABOVE, ABOVE),
+        )
         few = judged("frozen-core", ABOVE, seeds=1)
         told = across.verdicts({"x": {"critical-work": one, "frozen-core": few}, "y": {"critical-work": one}})
         assert told == (

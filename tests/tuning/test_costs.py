@@ -128,6 +128,8 @@ def test_impossible_strategies_are_refused() -> None:
         predicted(Strategy("high", (4,)), forward)
     with pytest.raises(ValueError, match="'connector' trains weights below layer 0"):
         predicted(CHOSEN["connector"], forward, recorded=True)
+    with pytest.raises(ValueError, match="LoRA in the MLP alone, and FLOPs are counted for whole layers"):
+        predicted(CHOSEN["band"].adapters(2, "MLP"), forward)
 
 
 @each_measured

@@ -88,6 +88,23 @@ def test_parameters_are_counted_without_wrapping(rank: int) -> None:
         assert sum(p.numel() for p in new) == 2 * counts[0]
 
 
+@pytest.mark.parametrize(
+    ("part", "modules", "widths"),
+    [("attention", {"q", "k", "v", "o"}, 224), ("MLP", {"gate", "up", "down"}, 288)],
+)
+def test_adapters_of_one_part_are_in_its_modules_alone(part: str, modules: set[str], widths: int) -> None:
+    vlm, _ = build("llava")
+    before = everything(vlm)
+    with adapted(vlm, [1, 2], 3, part=part) as new:
+        ends = {name.rsplit(".", 1)[-1].removesuffix("_proj") for name in wrapped(vlm)}
+        assert ends == modules
+        assert {name.split(".layers.")[1][0] for name in wrapped(vlm)} == {"1", "2"}
+        # q, o: 32 -> 32; k, v: 32 -> 16; gate, up: 32 -> 64; down: 64 -> 32.
+        assert sum(p.numel() for p in new) == 2 * 3 * widths
+    assert parameter_count(vlm, [1, 2], 3, part) == 2 * 3 * widths
+    assert everything(vlm) == before
+
+
 @pytest.mark.parametrize("family", ["llava", "mllama", "gemma4"])
 def test_outputs_and_gradients_are_those_of_a_sum_of_weights(family: str) -> None:
     vlm, inputs = build(family)

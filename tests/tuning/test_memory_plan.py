@@ -185,6 +185,9 @@ def test_lora_adds_two_matrices_to_every_linear_part_of_its_layers() -> None:
     assert lora.weights == own + 4 * lora.parameters
     assert lora.gradients == lora.trained == 4 * lora.parameters
     assert lora.total < whole.total
+    alone = [planned("llava", BAND.adapters(4, part)) for part in ("attention", "MLP")]
+    assert sum(plan.parameters for plan in alone) == lora.parameters
+    assert min(plan.parameters for plan in alone) > 0
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def test_what_is_recorded_for_starts_at_the_lowest_trained_layer() -> None:
 def test_adapters_are_the_same_layers_under_another_name() -> None:
     band = Strategy("band", (1, 2))
     assert band.adapters(4) == Strategy("band, LoRA", (1, 2), rank=4)
+    assert band.adapters(4, "MLP") == Strategy("band, LoRA, MLP", (1, 2), rank=4, part="MLP")
     with pytest.raises(ValueError, match="rank 4 needs layers, and frozen ones"):
         strategies(4, (1, 3))["full"].adapters(4)
 
@@ -82,6 +83,8 @@ def test_adapters_are_the_same_layers_under_another_name() -> None:
         ({"layers": (-1, 1)}, "expected ascending numbers"),
         ({"layers": (1,), "rank": -1}, "rank -1 needs layers"),
         ({"connector": True, "rank": 2}, "rank 2 needs layers"),
+        ({"layers": (1,), "part": "MLP"}, "part 'MLP' needs a rank, and to be one of attention, MLP"),
+        ({"layers": (1,), "rank": 2, "part": "both"}, "part 'both' needs a rank, and to be one of"),
         ({}, "strategy 's' trains nothing"),
     ],
 )

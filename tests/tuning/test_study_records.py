@@ -54,6 +54,15 @@ def test_local_records_belong_to_the_code_that_made_them(tmp_path, monkeypatch):
     study_records._code.cache_clear()
 
 
+def test_records_of_several_studies_are_found(tmp_path):
+    for name in ("a", "b"):
+        kept = Records(tmp_path / "none", tmp_path / f"{name}.log")
+        record = kept.get({"of": name}, dict)
+        (tmp_path / name).write_text(json.dumps(record) + "\n")
+    both = Records([tmp_path / "a", tmp_path / "b", tmp_path / "none"], tmp_path / "new.log")
+    assert [both.get({"of": name}, lambda: 1 / 0)["of"] for name in ("a", "b")] == ["a", "b"]
+
+
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"seed": 1}', b"\xff", b""])
 def test_a_damaged_line_of_committed_records_is_named(tmp_path, line):
     committed = tmp_path / "c.jsonl"

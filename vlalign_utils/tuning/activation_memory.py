@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.interventions.submodule_removal import submodules
 from vlalign_utils.tuning.strategies import Strategy, trained
 
 
@@ -81,13 +82,15 @@ def without_storage(vlm: VLM, strategy: Strategy) -> tuple[FakeTensorMode, list[
                 setattr(module, name, made[id(p)])
             for name, buffer in list(module.named_buffers(recurse=False)):
                 setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-        extra = [p for k in strategy.layers for p in _adapt(vlm.layers[k], strategy.rank)]
+        extra = [p for k in strategy.layers for p in _adapt(vlm.layers[k], strategy)]
     return mode, [*(p for p in vlm.model.parameters() if p.requires_grad), *extra]
 
 
-def _adapt(layer: nn.Module, rank: int) -> list[nn.Parameter]:
+def _adapt(layer: nn.Module, strategy: Strategy) -> list[nn.Parameter]:
     matrices: list[nn.Parameter] = []
-    for linear in [m for m in layer.modules() if isinstance(m, nn.Linear)] if rank else ():
+    rank = strategy.rank
+    parts = submodules(layer)[strategy.part] if strategy.part else [layer]
+    for linear in [m for of in parts for m in of.modules() if isinstance(m, nn.Linear)] if rank else ():
         down = nn.Parameter(torch.empty(rank, linear.in_features, dtype=torch.float32))
         up = nn.Parameter(torch.empty(linear.out_features, rank, dtype=torch.float32))
         linear.register_forward_hook(partial(_add, down, up))

@@ -20,9 +20,14 @@ def predicted(
     cross-attention reads, and the last product of a repeated layer, where torch stops early. Not counted: the
     gradients of weights before layer 0 that are no connector. transformers' activation_checkpointing_enable
     passes gradient through all layers until disable_input_require_grads is called.
-    Raises ValueError for a layer that is not there, or an input that cannot be recorded.
+    Raises ValueError for a layer that is not there, an input that cannot be recorded, and LoRA in one part.
     """
     strategy.check_layers(len(forward.layers))
+    if strategy.part:
+        raise ValueError(
+            f"strategy {strategy.name!r} has LoRA in the {strategy.part} alone, and FLOPs are counted for "
+            "whole layers: measure a step with `flops.step_flops`"
+        )
     if recorded:
         strategy.check_recordable()
     # Gradient passes through `lowest` and all above.

@@ -212,5 +212,5 @@ def _adapters(vlm: VLM, strategy: Strategy, seed: int) -> Iterator[list[nn.Param
     if not strategy.rank:
         yield []
         return
-    with adapted(vlm, strategy.layers, strategy.rank, seed) as new:
+    with adapted(vlm, strategy.layers, strategy.rank, seed, strategy.part) as new:
         yield new

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from vlalign_utils.driver.edits import check_layer
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.interventions.submodule_removal import submodules
 from vlalign_utils.tuning.trainable import trainable
 
 ADAPTER = "default"  # peft's own name for a first adapter
@@ -21,8 +22,12 @@ Linears = dict[str, nn.Linear | Conv1D]  # by their name inside a layer
 
 
 @contextmanager
-def adapted(vlm: VLM, layers: Sequence[int], rank: int, seed: int = 0) -> Iterator[list[nn.Parameter]]:
+def adapted(
+    vlm: VLM, layers: Sequence[int], rank: int, seed: int = 0, part: str = ""
+) -> Iterator[list[nn.Parameter]]:
     """LoRA matrices of this rank in every linear module of these decoder layers, while the block runs.
+
+    With a `part`, "attention" or "MLP", only in the modules of that part (see `submodules`).
 
     Yields the new parameters, A [rank, in] and B [out, rank] by turns; a module then gives W x + 2 B A x, so
     alpha is 2 rank, without dropout. B starts at zero and changes nothing; A is drawn from `seed`. They are
@@ -32,10 +37,11 @@ def adapted(vlm: VLM, layers: Sequence[int], rank: int, seed: int = 0) -> Iterat
 
     Afterwards the same modules are back in their places, with the `requires_grad` they came with. Raises
     IndexError or TypeError for a layer that is not there, and ValueError for a rank below 1, no layer, a
-    layer without linear modules or whose weights are not in memory, and a model that has adapters already.
+    layer without linear modules or whose weights are not in memory, a model that has adapters already, and
+    where `submodules` finds no such part.
     Source: Hu et al. 2021, arXiv 2106.09685.
     """
-    found = _linears(vlm, layers, rank)
+    found = _linears(vlm, layers, rank, part)
     for k, linears in found.items():
         if any(module.weight.is_meta for module in linears.values()):
             raise ValueError(
@@ -53,10 +59,10 @@ def adapted(vlm: VLM, layers: Sequence[int], rank: int, seed: int = 0) -> Iterat
                 vlm.layers[k].set_submodule(name, module)
 
 
-def parameter_count(vlm: VLM, layers: Sequence[int], rank: int) -> int:
+def parameter_count(vlm: VLM, layers: Sequence[int], rank: int, part: str = "") -> int:
     """Number of parameters that `adapted` adds, rank (in + out) for every module. Raises as it does."""
     return rank * sum(
-        _widths(m) for linears in _linears(vlm, layers, rank).values() for m in linears.values()
+        _widths(m) for linears in _linears(vlm, layers, rank, part).values() for m in linears.values()
     )
 
 
@@ -65,7 +71,7 @@ def _widths(module: nn.Linear | Conv1D) -> int:
     return module.nx + module.nf if isinstance(module, Conv1D) else module.in_features + module.out_features
 
 
-def _linears(vlm: VLM, layers: Sequence[int], rank: int) -> dict[int, Linears]:
+def _linears(vlm: VLM, layers: Sequence[int], rank: int, part: str) -> dict[int, Linears]:
     if rank < 1:
         raise ValueError(f"rank is {rank}, expected at least 1")
     if not layers:
@@ -78,23 +84,31 @@ def _linears(vlm: VLM, layers: Sequence[int], rank: int) -> dict[int, Linears]:
                 f"the model has an adapter already, in {name}: leave the block that put it there, or merge "
                 "it with peft's merge_and_unload() before the model is wrapped"
             )
-    found = {k: _of_layer(vlm.layers[k]) for k in sorted(set(layers))}
+    found = {k: linears_of(vlm.layers[k], part) for k in sorted(set(layers))}
     for k, linears in found.items():
         if not linears:
             raise ValueError(
                 f"layer {k} ({type(vlm.layers[k]).__name__}) has no linear module for an adapter"
+                + f" in its {part}" * bool(part)
             )
     return found
 
 
-def _of_layer(layer: nn.Module) -> Linears:
+def linears_of(layer: nn.Module, part: str = "") -> Linears:
+    """Linear modules of a decoder layer that adapters can be put on, all of them or those of a part, by name.
+
+    Raises ValueError as `submodules` does, where a part is asked for.
+    """
     # A linear module with a forward of the model's own gives something else than W x: scores of a router,
     # products by groups. That of a quantised one comes from elsewhere.
     own = type(layer).__module__
+    within = {id(m) for of in submodules(layer)[part] for m in of.modules()} if part else None
     return {
         name: module
         for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and type(module).forward.__module__ != own
+        if (within is None or id(module) in within)
+        and isinstance(module, nn.Linear | Conv1D)
+        and type(module).forward.__module__ != own
     }
 
 

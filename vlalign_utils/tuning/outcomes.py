@@ -154,6 +154,7 @@ def strategy_of(record: Record) -> Strategy:
         record["connector"],
         record["rank"],
         record["language"],
+        record.get("part", ""),
     )
 
 

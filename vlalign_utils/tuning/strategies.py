@@ -8,6 +8,7 @@ from torch import nn
 
 from vlalign_utils.driver.connector import connector
 from vlalign_utils.driver.vlm import VLM
+from vlalign_utils.interventions.submodule_removal import PARTS
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,16 @@ class Strategy:
     """Decoder layers that a fine-tune trains; all else is frozen but what the other fields name.
 
     `layers` are ascending numbers from 0. `connector` trains the modules between vision tower and decoder.
-    `rank` above 0 trains LoRA matrices of that rank in those layers, and none of their own weights.
+    `rank` above 0 trains LoRA matrices of that rank in those layers, and none of their own weights: in every
+    linear module, or in those of one `part`, "attention" or "MLP".
     `language` trains the whole language model: its embeddings, final norm and head as well. Raises ValueError
-    for layers out of order, a rank without layers or beside `language`, and for nothing to train.
+    for layers out of order, a rank without layers or beside `language`, a part without a rank or of another
+    name, and for nothing to train.
 
     >>> from vlalign_utils import Strategy
     >>> band = Strategy("band", (2, 3, 4))
     >>> band.start, band.adapters(8)
-    (2, Strategy(name='band, LoRA', layers=(2, 3, 4), connector=False, rank=8, language=False))
+    (2, Strategy(name='band, LoRA', layers=(2, 3, 4), connector=False, rank=8, language=False, part=''))
     """
 
     name: str
@@ -30,6 +33,7 @@ class Strategy:
     connector: bool = False
     rank: int = 0
     language: bool = False
+    part: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for layers out of order, a negative rank, or nothing to train."""
@@ -39,6 +43,11 @@ class Strategy:
             )
         if self.rank < 0 or (self.rank and (self.language or not self.layers)):
             raise ValueError(f"strategy {self.name!r}: rank {self.rank} needs layers, and frozen ones")
+        if self.part and (self.part not in PARTS["both"] or not self.rank):
+            raise ValueError(
+                f"strategy {self.name!r}: part {self.part!r} needs a rank, and to be one of "
+                f"{', '.join(PARTS['both'])}"
+            )
         if not (self.layers or self.connector or self.language):
             raise ValueError(f"strategy {self.name!r} trains nothing: no layers and no connector")
 
@@ -47,9 +56,9 @@ class Strategy:
         """The lowest layer that is trained; None when something below layer 0 is."""
         return None if self.connector or self.language else self.layers[0]
 
-    def adapters(self, rank: int) -> "Strategy":
-        """Strategy of the same layers with LoRA of this rank."""
-        return replace(self, name=f"{self.name}, LoRA", rank=rank)
+    def adapters(self, rank: int, part: str = "") -> "Strategy":
+        """Strategy of the same layers with LoRA of this rank, in all linear modules or those of a part."""
+        return replace(self, name=f"{self.name}, LoRA{f', {part}' * bool(part)}", rank=rank, part=part)
 
     def check_layers(self, n_layers: int) -> None:
         """Raise ValueError for a layer that a model of so many layers does not have."""

@@ -114,6 +114,12 @@ class Trainer:
         made = partial(trained_once, self.vlm, strategy, self.protocol, seed, lr, self.evaluation)
         return self.said(about, made)
 
+    def untrained(self, name: str, vlm: VLM) -> Record:
+        """The record of a model as it is, such as the one that all start from."""
+        about: Record = {"what": name, "weights": weights_identity(vlm.model)}
+        about |= {"suites": list(self.protocol.suites), "items": self.protocol.items}
+        return self.said(about, lambda: {"correct": score(vlm, self.evaluation)})
+
     def said(self, about: Record, make: Callable[[], Record]) -> Record:
         """A record, found or made; one line on stderr of what is made, where that is wanted."""
 
@@ -137,11 +143,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     """
     trainer = Trainer(vlm, protocol, kept, show)
     chosen = compared(vlm.n_layers, protocol)
-    asked = {"suites": list(protocol.suites), "items": protocol.items}
-    own: dict[str, Record] = {}
-    for name, model in (("aligned", vlm), ("tuned", tuned)):
-        about = {"what": name, "weights": weights_identity(model.model), **asked}
-        own[name] = trainer.said(about, lambda model=model: {"correct": score(model, trainer.evaluation)})  # type: ignore[misc]
+    before, after = trainer.untrained("aligned", vlm), trainer.untrained("tuned", tuned)
     tried = {strategy.name: trainer.trials(strategy) for strategy in chosen}
     found: dict[str, list[Record]] = {strategy.name: [] for strategy in chosen}
     for seed in range(protocol.seeds):
@@ -152,7 +154,7 @@ def study(vlm: VLM, tuned: VLM, protocol: Protocol, kept: Records, show: bool = 
     about |= {"steps": EPOCHS * protocol.timed_batches, "epochs": EPOCHS, "rank": protocol.rank}
     about |= {"layers": {s.name: list(s.layers) for s in chosen}}
     timing = trainer.said(about, lambda: timed(vlm, chosen, protocol))
-    return Study(own["aligned"], own["tuned"], found, trainer.evaluation, timing, tried)
+    return Study(before, after, found, trainer.evaluation, timing, tried)
 
 
 def trials(tried: Callable[[float], Trial], rates: Sequence[float]) -> dict[float, Trial]:
@@ -175,6 +177,8 @@ def trials(tried: Callable[[float], Trial], rates: Sequence[float]) -> dict[floa
 
 def _named(strategy: Strategy) -> Record:
     fields = asdict(strategy)
+    if not strategy.part:  # records from before there were parts are found again
+        del fields["part"]
     return {"strategy": fields.pop("name"), **fields, "layers": list(strategy.layers)}
 
 

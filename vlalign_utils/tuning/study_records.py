@@ -6,7 +6,7 @@ made them: a test trains one again. New ones gather in `.cache/studies/`, in a f
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from vlalign_utils.inference.append_log import AppendLog
 from vlalign_utils.inference.store import canonical
 from vlalign_utils.paths import PACKAGE, ROOT
 
+ADAPTERS = "adapters"  # the study of adapters by depth, and the folder of its records
 Record = dict[str, Any]
 
 
-def committed(arch: str) -> Path:
-    """The file of an architecture's records in the repository."""
-    return ROOT / "book" / "studies" / f"{arch}.jsonl"
+def committed(arch: str, study: str = "") -> Path:
+    """The file of an architecture's records in the repository: of the study of tuning, or of another one."""
+    return ROOT / "book" / "studies" / study / f"{arch}.jsonl"
 
 
 def read(path: Path) -> list[Record]:
@@ -43,10 +44,12 @@ def read(path: Path) -> list[Record]:
 class Records:
     """Records of earlier training by key, and the append log that new ones go to."""
 
-    def __init__(self, committed: Path, log: Path) -> None:
-        """Read both; either may be missing. Raises ValueError for a damaged line of the committed ones."""
+    def __init__(self, committed: Path | Sequence[Path], log: Path) -> None:
+        """Read all; any may be missing. Raises ValueError for a damaged line of the committed ones."""
         self.log = AppendLog(log)
-        self.known: dict[str, Record] = {r["key"]: r for r in (*read(committed), *self.log.lines)}
+        files = [committed] if isinstance(committed, Path) else committed
+        known = [record for path in files for record in read(path)]
+        self.known: dict[str, Record] = {r["key"]: r for r in (*known, *self.log.lines)}
         self.used: dict[str, Record] = {}  # in the order asked for
 
     def get(self, about: Record, make: Callable[[], Record]) -> Record:
@@ -61,11 +64,14 @@ class Records:
 
 
 def records(arch: str, log: Path | None = None) -> Records:
-    """Records of an architecture: the committed ones, and those that this very code has made here.
+    """Records of an architecture: the committed ones of every study, and those this very code has made here.
 
     `log` is where new ones go, and where others put theirs: by default a file named by the code.
     """
-    return Records(committed(arch), log or ROOT / ".cache" / "studies" / f"{arch}-{_code()}.jsonl")
+    return Records(
+        [committed(arch), committed(arch, ADAPTERS)],
+        log or ROOT / ".cache" / "studies" / f"{arch}-{_code()}.jsonl",
+    )
 
 
 @cache

@@ -1,6 +1,6 @@
-"""A chapter's page: its title names the model, and its findings come first.
+"""A chapter's page: its title names the model, findings come first, and last what would change the verdicts.
 
-Both are set while the pages are built, so that a new title needs no chapter to be run again.
+All are set while the pages are built, so that a new title needs no chapter to be run again.
 """
 
 import json
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 
 from vlalign_utils.book import toc
-from vlalign_utils.book.pages import scale
+from vlalign_utils.book.pages import closing, scale
 from vlalign_utils.book.pages.markdown import text
 from vlalign_utils.evidence.results import read
 from vlalign_utils.paths import write_atomic
@@ -29,27 +30,29 @@ it again.
 
 
 def compose(notebook: NotebookNode, document: str, entries: Registry, root: Path) -> None:
-    """Give the notebook of a document its title, findings and folded code, in place.
+    """Give the notebook of a document its title, findings, folded code and closing section, in place.
 
     A link to a chapter that its model has not leads to that of the first model that has it.
     Raises ResultsError when its results are missing or malformed, RegistryError for an unknown architecture.
     """
     arch = PurePosixPath(document).parent.name
     earlier = EARLIER.format(arch=arch) if document in outdated(root) else ""
-    findings = read(root / f"{document}.json").findings
+    results = read(root / f"{document}.json")
     if arch == COMPARISON:
         title, measured_on = "", scale.about_all(entries, root)
     else:
         entry = entries.architecture(arch)
         title, measured_on = entry.title, scale.about_one(entry, root)
     opening = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
-    opening.source = _opened(opening.source, title, findings, measured_on, earlier)
+    opening.source = _opened(opening.source, title, results.findings, measured_on, earlier)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(lambda link: _beside(link[0], arch, entries), cell.source)
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code" and SHOWN not in tags:
             tags.append("hide-input")
+    if results.claims:
+        notebook.cells.append(new_markdown_cell(closing.section(results.claims)))
 
 
 def _beside(notebook: str, arch: str, entries: Registry) -> str:
