@@ -29,8 +29,9 @@ from vlalign_utils.pipeline.parameters import SET_BY_RUN, defaults, read_noteboo
 from vlalign_utils.pipeline.registry import COMPARISON
 
 ENTRIES = registry.load()
-# Other seeds of a pretrained model run the very code that its first seed runs, for minutes each.
-TRIED = [entry for entry in ENTRIES.architectures.values() if entry.laboratory or not entry.repeats]
+# Other seeds run the very code that the first one runs; the comparison needs a second seed of one small model.
+SEEDS = [entry for entry in ENTRIES.architectures.values() if entry.laboratory and entry.repeats]
+TRIED = [entry for entry in ENTRIES.architectures.values() if entry in SEEDS[:1] or not entry.repeats]
 TRIED.sort(key=lambda entry: not entry.laboratory)  # what is run several times is of a small model
 RUNS = [(entry.name, notebook) for entry in TRIED for notebook in entry.notebooks]
 RUNS.append((COMPARISON, ENTRIES.comparison))

@@ -469,8 +469,8 @@ class TestHeadline:
         loss = "(loss, inside minus before: −0.300 [−0.310, −0.290], N = 400"
         assert said == (
             "Contradicted: “Image tokens need the work of the layers of the abstraction phase more than that "
-            f"of the layers before it, and of those behind it” {loss}) and “Words need to see the image in the "
-            "layers of the abstraction phase more than in those before it, and in those behind it” "
+            f"of the layers before it, and of those behind it” {loss}) and “Words need to see the image in "
+            "the layers of the abstraction phase more than in those before it, and in those behind it” "
             f"{loss}; so in 1 of 2 seeds)."
         )
         assert told.endswith(".")
