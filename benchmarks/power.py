@@ -42,7 +42,10 @@ def run(
     anew = {row["claim"] for row in rows}
     for other in set(out.parent.glob(EVERY)) - {out}:
         stated = json.loads(other.read_text())
-        _write(other, stated | {"conditions": [r for r in stated["conditions"] if r["claim"] not in anew]})
+        if stated["architecture"] == found[0].arch:
+            _write(
+                other, stated | {"conditions": [r for r in stated["conditions"] if r["claim"] not in anew]}
+            )
     typer.echo(f"written to {out}")
 
 
@@ -66,6 +69,8 @@ def _times(pilot: Results, claim: str) -> float:
     name = SHARE_OF.get(claim, SHARE[pilot.notebook])
     chapter = defaults(read_notebook(pilot.notebook, ROOT), pilot.notebook)
     planned = {**chapter, **entry.parameters.get(pilot.notebook, {})}
+    if name not in pilot.params:
+        raise ValueError(f"the pilot of {pilot.notebook} has no parameter '{name}': run it anew")
     return float(planned[name]) / float(str(pilot.params[name]))
 
 

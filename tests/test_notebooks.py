@@ -29,7 +29,7 @@ from vlalign_utils.pipeline.parameters import SET_BY_RUN, defaults, read_noteboo
 from vlalign_utils.pipeline.registry import COMPARISON
 
 ENTRIES = registry.load()
-# Other seeds run the very code that the first one runs; the comparison needs a second seed of one small model.
+# Other seeds run the code that the first one runs; the comparison needs a second seed of one small model.
 SEEDS = [entry for entry in ENTRIES.architectures.values() if entry.laboratory and entry.repeats]
 TRIED = [entry for entry in ENTRIES.architectures.values() if entry in SEEDS[:1] or not entry.repeats]
 TRIED.sort(key=lambda entry: not entry.laboratory)  # what is run several times is of a small model

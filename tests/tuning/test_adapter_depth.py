@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -34,21 +35,30 @@ def chain():
 
 @pytest.mark.parametrize(
     ("n_layers", "band", "starts"),
-    [
-        (8, (2, 5), [0, 1, 2, 3, 5]),
-        (30, (7, 12), [0, 3, 7, 16, 25]),
-        (4, (1, 2), [0, 1, 2, 3]),
-        (4, (0, 2), [0, 1, 2]),
-    ],
+    [(8, (2, 5), [0, 1, 2, 3, 5]), (30, (7, 12), [0, 3, 7, 16, 25]), (4, (1, 2), [0, 1, 2, 3])],
 )
-def test_windows_cover_the_depth_from_the_first_layer_to_the_last(n_layers, band, starts):
+def test_windows_lie_from_the_first_layers_to_the_last(n_layers, band, starts):
     found = windows(n_layers, replace(SMALL, band=band))
     assert [s.layers[0] for s in found.values()] == starts
     width = band[1] - band[0]
     assert all(s.layers == tuple(range(s.layers[0], s.layers[0] + width)) for s in found.values())
     assert starts[-1] + width == n_layers
-    assert {"early, LoRA", "band, LoRA", "late, LoRA"} & set(found)
+    assert {"early, LoRA", "band, LoRA", "late, LoRA"} <= set(found)
     assert all(s.rank == SMALL.rank for s in found.values())
+
+
+@pytest.mark.parametrize("band", [(0, 3), (5, 8)])
+def test_a_band_at_an_end_of_the_model_is_refused(band):
+    with pytest.raises(ValueError, match="must lie between the first and the last layers"):
+        windows(8, replace(SMALL, band=band))
+
+
+def test_what_is_the_same_is_trained_once(chain):
+    chosen = placements(chain[0], replace(SMALL, rank=1), [0, 0, 9.0, 9.0, 9.0, 0, 0, 0])
+    assert len({(s.layers, s.rank, s.part) for s in chosen}) == len(chosen)
+    names = {s.name for s in chosen}
+    assert "band, LoRA" in names
+    assert not {"most gradient energy, LoRA", "band, LoRA, rank 1"} & names
 
 
 def test_what_the_study_of_tuning_trained_is_the_same_strategy(chain):
@@ -87,16 +97,24 @@ def test_a_study_is_trained_once_and_found_again(chain, tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(adapter_depth, "ENERGY_BATCHES", 1)
     kept = Records(ROOT / "none", tmp_path / "log")
-    found = adapter_study(*chain, SMALL, kept)
-    chosen = placements(chain[0], SMALL, found.energy)
+    one = replace(SMALL, seeds=1)
+    found = adapter_study(*chain, one, kept)
+    chosen = placements(chain[0], one, found.energy)
     assert {name: [r["seed"] for r in runs] for name, runs in found.found.items()} == {
-        s.name: list(seeds_of(s, SMALL)) for s in chosen
+        s.name: [0] for s in chosen
     }
     trained = {name: runs[0]["parameters"] for name, runs in found.found.items()}
     assert trained == {s.name: parameter_count(chain[0], s.layers, s.rank, s.part) for s in chosen}
+    items = [item for suite in SMALL.suites for item in found.evaluation[suite]]
+    by_hand = []
+    for record in found.found["late, LoRA"]:
+        correct = [*record["correct"]["attributes"], *record["correct"]["digits"]]
+        by_hand.append([(c - i.chance) / (1 - i.chance) for c, i in zip(correct, items, strict=True)])
+    assert found.scores("late, LoRA", SMALL.suites) == pytest.approx(np.array(by_hand))
+    assert found.scores("aligned", ["text"]).shape == (1, 2 * SMALL.items)
     assert len(found.energy) == 8
     assert min(found.energy) > 0
     monkeypatch.setattr(study, "tune", None)
     monkeypatch.setattr(adapter_depth, "gradient_energy", None)
-    assert adapter_study(*chain, SMALL, kept).found == found.found
+    assert adapter_study(*chain, one, kept).found == found.found
     AcceleratorState._reset_state(reset_partial_state=True)

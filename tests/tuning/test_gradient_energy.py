@@ -39,6 +39,13 @@ def test_there_must_be_a_batch(vlm):
         gradient_energy(vlm, [])
 
 
+def test_other_precision_is_refused():
+    half = load_vlm("zoo/llava", "aligned", dtype="bfloat16")
+    data = list(batches(half, load_suite("attributes", 2, split="train"), batch_size=2))
+    with pytest.raises(ValueError, match="must be in float32, not bfloat16: load with dtype='float32'"):
+        gradient_energy(half, data)
+
+
 def test_the_highest_come_in_order_and_of_two_alike_the_lower():
     assert highest([1.0, 5.0, 5.0, 0.0, 9.0], 2) == (1, 4)
     assert highest([2.0, 2.0, 2.0], 2) == (0, 1)

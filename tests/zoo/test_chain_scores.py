@@ -12,7 +12,6 @@ from vlalign_utils.inference.scoring import Scores
 from vlalign_utils.zoo import chain_scores, scores_file
 from vlalign_utils.zoo.chain_scores import items_digest, score_chain
 from vlalign_utils.zoo.scores_file import FILE, of_seeds, packed, read_scores, unpacked
-from vlalign_utils.zoo.start import half_precision
 
 SUITES = ("naming", "captions", "text")
 
@@ -60,8 +59,8 @@ def test_every_stage_is_scored_on_every_suite_once(chain, asked):
     found = score_chain(chain, "things")
     assert asked == ALL
     assert read_scores(chain / FILE) == found
-    dtype = str(half_precision("cpu")).removeprefix("torch.")  # processors differ in it
-    assert (found.chain, found.world, found.dtype) == ("tiny", "things", dtype)
+    assert (found.chain, found.world) == ("tiny", "things")
+    assert found.dtype in ("bfloat16", "float32")  # processors differ in it
     assert found.suites["naming"].n == 12  # six of each of its groups
     assert found.of("tuned", "naming", rules="strict").tolist() == [1, 0] * 6
     # Items are about a trained style and the held-out one in turn.

@@ -67,8 +67,8 @@ class _Live(TorchDispatchMode):
 def without_storage(vlm: VLM, strategy: Strategy) -> tuple[FakeTensorMode, list[nn.Parameter]]:
     """Give a model on the meta device weights that can be computed with, and return those that are trained.
 
-    These are float32 whatever the model's precision is, and LoRA adds its matrices to every linear part of
-    a layer. Raises ValueError as `trained` does.
+    These are float32 whatever the model's precision is, and LoRA adds its matrices to every linear module of
+    a layer, or of one part of it. Raises ValueError as `trained` does, and as `submodules` for a part.
     """
     chosen = {id(p) for p in trained(vlm, strategy)}
     mode = FakeTensorMode(allow_non_fake_inputs=True)

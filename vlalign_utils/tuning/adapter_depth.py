@@ -1,13 +1,17 @@
 """Study of adapters by depth: LoRA of as many parameters in windows of layers, and placed in other ways."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
 
 from vlalign_utils.data.items import Item
 from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.tuning.gradient_energy import gradient_energy, highest
 from vlalign_utils.tuning.lora import parameter_count
-from vlalign_utils.tuning.outcomes import Trial
+from vlalign_utils.tuning.outcomes import Trial, normalised
 from vlalign_utils.tuning.protocol import FEWER, TRIAL_SEED, Protocol, training_batches
 from vlalign_utils.tuning.strategies import Strategy, strategies
 from vlalign_utils.tuning.study import ADAPTED, Trainer, compared
@@ -32,14 +36,22 @@ class AdapterStudy:
     tried: dict[str, dict[float, Trial]]
     energy: list[float]
 
+    def scores(self, name: str, suites: Sequence[str]) -> Float[np.ndarray, "seeds items"]:
+        """Normalised score of a strategy, "aligned" or "tuned" per seed and item, as in `Study.scores`."""
+        own = {"aligned": [self.aligned], "tuned": [self.tuned]}
+        return normalised(own.get(name) or self.found[name], self.evaluation, suites)
+
 
 def windows(n_layers: int, protocol: Protocol) -> dict[str, Strategy]:
-    """LoRA in as many layers as the band has, in windows over the whole depth, by name, from the first on.
+    """LoRA in as many layers as the band has, at up to five depths, by name, from the first layers on.
 
-    Those of `early`, `band` and `late` are among them; between two of these lie windows half-way.
+    Those of `early`, `band` and `late` are among them; between two of these lies a window half-way, where
+    there is one. Raises ValueError for a band that is itself the first or the last layers.
     """
     known = strategies(n_layers, protocol.band)
     named = sorted((known[name] for name in ADAPTED), key=lambda s: s.layers)
+    if len({strategy.layers for strategy in named}) < len(named):
+        raise ValueError(f"the band {list(protocol.band)} must lie between the first and the last layers")
     width, found = len(known["band"].layers), [named[0]]
     for one, other in pairwise(named):
         first = (one.layers[0] + other.layers[0]) // 2
@@ -48,8 +60,7 @@ def windows(n_layers: int, protocol: Protocol) -> dict[str, Strategy]:
                 Strategy(f"layers {first} to {first + width - 1}", tuple(range(first, first + width)))
             )
         found.append(other)
-    distinct = {strategy.layers: strategy for strategy in reversed(found)}
-    lora = [distinct[layers].adapters(protocol.rank) for layers in sorted(distinct)]
+    lora = [strategy.adapters(protocol.rank) for strategy in found]
     return {strategy.name: strategy for strategy in lora}
 
 
@@ -57,6 +68,7 @@ def placements(vlm: VLM, protocol: Protocol, energy: list[float]) -> list[Strate
     """All strategies of the study: windows, other placements, other ranks, and parts of the layers.
 
     All but those of another rank have as many parameters as LoRA in the band, as far as whole ranks allow.
+    What is the same as one before it is left out, such as the layers of most energy where they are the band.
     """
     known, rank = strategies(vlm.n_layers, protocol.band), protocol.rank
     width = len(known["band"].layers)
@@ -72,7 +84,8 @@ def placements(vlm: VLM, protocol: Protocol, energy: list[float]) -> list[Strate
             whole = parameter_count(vlm, layers, rank)
             alone = max(1, round(whole / parameter_count(vlm, layers, 1, part)))
             chosen.append(known[name].adapters(alone, part))
-    return chosen
+    distinct = {(s.layers, s.rank, s.part): s for s in reversed(chosen)}
+    return [s for s in chosen if s in distinct.values()]
 
 
 def _of_rank(strategy: Strategy, rank: int) -> Strategy:
@@ -81,7 +94,7 @@ def _of_rank(strategy: Strategy, rank: int) -> Strategy:
 
 
 def seeds_of(strategy: Strategy, protocol: Protocol) -> range:
-    """Seeds that a strategy is trained with: `FEWER` for other ranks, and for parts of layers."""
+    """Seeds that a strategy is trained with: `FEWER` for other ranks in a window, and for parts of layers."""
     fewer = strategy.part or strategy.rank != protocol.rank
     everywhere = strategy.name.startswith("everywhere")
     return range(min(FEWER, protocol.seeds) if fewer and not everywhere else protocol.seeds)

@@ -4,7 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from vlalign_utils.tuning.batch_order import step_batches
 from vlalign_utils.tuning.lora import adapted
 from vlalign_utils.tuning.optimisers import OPTIMISERS, Optimiser
 from vlalign_utils.tuning.prefix_cache import Prefixes, data_key
-from vlalign_utils.tuning.strategies import Strategy, trained
+from vlalign_utils.tuning.strategies import Strategy, described, trained
 from vlalign_utils.tuning.train_loop import DivergedError, Schedule, fit
 from vlalign_utils.tuning.trainable import checkpointed, in_float32, trainable
 
@@ -202,7 +202,7 @@ def _made_of(
     vlm: VLM, strategy: Strategy, budget: Budget, accelerator: Accelerator, batches: Sequence[Batch]
 ) -> str:
     """Identity of a run beside its schedule: strategy, weights and data that its checkpoint must be of."""
-    how = (asdict(strategy), budget.optimiser, budget.accumulate, accelerator.mixed_precision)
+    how = (described(strategy), budget.optimiser, budget.accumulate, accelerator.mixed_precision)
     data = data_key([{**batch.inputs, "answers": batch.answers} for batch in batches])
     return f"{how!r} {weights_identity(vlm.model, pinned=True)} {data}"
 

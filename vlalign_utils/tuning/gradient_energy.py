@@ -14,7 +14,7 @@ from vlalign_utils.driver.vlm import VLM
 from vlalign_utils.inference.scoring import Batch
 from vlalign_utils.tuning.answer_loss import Answers
 from vlalign_utils.tuning.lora import linears_of
-from vlalign_utils.tuning.trainable import in_float32, trainable
+from vlalign_utils.tuning.trainable import trainable
 
 
 def gradient_energy(vlm: VLM, batches: Sequence[Batch]) -> list[float]:
@@ -27,7 +27,7 @@ def gradient_energy(vlm: VLM, batches: Sequence[Batch]) -> list[float]:
         vlm: a model with its processor.
         batches: questions with answers, as `scoring.batches` gives them.
 
-    Raises ValueError without batches, and as `in_float32` does.
+    Raises ValueError without batches, and for a model that is not loaded in float32.
 
     Example:
         >>> from vlalign_utils import load_suite, load_vlm
@@ -40,9 +40,12 @@ def gradient_energy(vlm: VLM, batches: Sequence[Batch]) -> list[float]:
     if not batches:
         raise ValueError("there are no batches to take gradients of")
     by_layer = [[m.weight for m in linears_of(layer).values()] for layer in vlm.layers]
+    others = {str(p.dtype).removeprefix("torch.") for p in vlm.model.parameters()} - {"float32"}
+    if others:
+        raise ValueError(f"weights must be in float32, not {min(others)}: load with dtype='float32'")
     weights = cast("list[nn.Parameter]", [weight for own in by_layer for weight in own])
     energy = torch.zeros(len(by_layer), dtype=torch.float64)
-    with in_float32(weights), trainable(vlm.model, weights):
+    with trainable(vlm.model, weights):
         task = Answers(vlm, None)
         for batch in batches:
             loss = task(0, batch, 1.0)

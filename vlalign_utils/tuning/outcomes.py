@@ -58,10 +58,7 @@ class Study:
         `name` may be "aligned" or "tuned", too, which are the model's own stages.
         """
         own = {"aligned": [self.aligned], "tuned": [self.tuned]}
-        records = own.get(name) or self.found[name]
-        chance = np.array([item.chance for suite in suites for item in self.evaluation[suite]])
-        chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
-        return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
+        return normalised(own.get(name) or self.found[name], self.evaluation, suites)
 
     def times(self, name: str, how: str = "taken") -> Float[np.ndarray, "rounds 1"]:
         """Seconds of a strategy over those of full tuning's ordinary loop, round by round.
@@ -69,6 +66,15 @@ class Study:
         `how` is "taken" for its own ordinary loop, or "from_prefixes", where recording counts.
         """
         return np.divide(self.timing[how][name], self.timing["taken"]["full"])[:, None]
+
+
+def normalised(
+    records: Sequence[Record], evaluation: Mapping[str, Sequence[Item]], suites: Sequence[str]
+) -> Float[np.ndarray, "seeds items"]:
+    """Normalised score of each record per item of these suites: 0 is guessing, 1 is right."""
+    chance = np.array([item.chance for suite in suites for item in evaluation[suite]])
+    chosen = [[c for suite in suites for c in record["correct"][suite]] for record in records]
+    return np.stack([above_chance(np.array(one, dtype=float), chance) for one in chosen])
 
 
 def best_rate(tried: Mapping[float, Trial]) -> float:

@@ -1,7 +1,8 @@
 """Strategies of tuning: which decoder layers, with full weights or LoRA, the connector or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -76,6 +77,18 @@ class Strategy:
                 "every step, so no input can be recorded: train it without"
             )
         return self.start
+
+
+def described(strategy: Strategy) -> dict[str, Any]:
+    """Fields of a strategy, without an empty part: what was written before there were parts is found again.
+
+    >>> list(described(Strategy("band", (1, 2))))
+    ['name', 'layers', 'connector', 'rank', 'language']
+    """
+    fields = asdict(strategy)
+    if not strategy.part:
+        del fields["part"]
+    return fields
 
 
 def strategies(n_layers: int, band: tuple[int, int]) -> dict[str, Strategy]:

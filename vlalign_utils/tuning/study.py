@@ -6,7 +6,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -31,7 +31,7 @@ from vlalign_utils.tuning.protocol import (
     training_batches,
     trial_data,
 )
-from vlalign_utils.tuning.strategies import Strategy, strategies
+from vlalign_utils.tuning.strategies import Strategy, described, strategies
 from vlalign_utils.tuning.study_records import Record, Records
 from vlalign_utils.tuning.timing import timed
 
@@ -176,9 +176,7 @@ def trials(tried: Callable[[float], Trial], rates: Sequence[float]) -> dict[floa
 
 
 def _named(strategy: Strategy) -> Record:
-    fields = asdict(strategy)
-    if not strategy.part:  # records from before there were parts are found again
-        del fields["part"]
+    fields = described(strategy)
     return {"strategy": fields.pop("name"), **fields, "layers": list(strategy.layers)}
 
 
