@@ -73,11 +73,13 @@ WINDOW = Rule(
 )
 RULES: dict[str, Rule] = {
     "seed": _whole(0, SEEDS),
+    "scenes_seed": _whole(0, SEEDS),
     "items": _whole(2),
     "lens_items": _whole(2),
     "questions": _whole(2),
     "pairs": _whole(2),
     "compared": _whole(2),
+    "bypassed": _whole(2),
     "calibration": _whole(2),
     "texts": _whole(2),
     "scenes": _whole(12),  # more than the neighbours that are counted
