@@ -496,6 +496,18 @@ class TestChapter:
         folded = ["hide-input" in cell.metadata.tags for cell in notebook.cells if cell.cell_type == "code"]
         assert folded == [False, True, True]
 
+    def test_what_would_change_the_verdicts_closes_the_page(self, source: Path) -> None:
+        last = {}
+        for arch in ("tiny", "hub"):
+            page = f"book/results/{arch}/03_geometry"
+            notebook = nbformat.read(source / f"{page}.ipynb", as_version=4)
+            chapter.compose(notebook, page, registry.load(source), source)
+            last[arch] = notebook.cells[-1].source
+        assert last["tiny"].startswith("## What would change the verdicts")
+        assert "*entry*, supported" in last["tiny"]
+        assert "*strengthen*, contradicted" in last["tiny"]
+        assert last["hub"] == "N = 4."  # it judges no claim
+
     def test_a_chapter_of_an_earlier_state_says_so_and_what_to_run(self, source: Path) -> None:
         openings = {}
         for arch in ("tiny", "hub"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from vlalign_utils.book.pages.closing import CHANCE, OPENING, section
+from vlalign_utils.book.pages.closing import CHANCE, FORETOLD, HEADING, section
 from vlalign_utils.evidence.claim_rules import Lies, Measured, Outcome, Verdict, Word
 
 
@@ -19,9 +19,9 @@ def outcome(
 
 
 def told(verdict: Verdict) -> str:
-    line = section({"c": verdict}).removeprefix(f"{OPENING}\n\n- *c*, {verdict.word}: ")
-    assert "\n" not in line
-    return line.replace("\\", "")
+    before, line = section({"c": verdict}).replace("\\", "").split(f"\n\n- *c*, {verdict.word}: ")
+    assert before == (f"{HEADING}\n\n{FORETOLD}" if "N =" in line else HEADING)
+    return line
 
 
 def test_a_chapter_without_claims_has_none() -> None:
@@ -78,7 +78,7 @@ def test_what_is_not_measured_or_does_not_work_is_named() -> None:
     )
     line = told(judged("undecided", a=missing, b=missing, c=outside, d=across, e=outcome(0.5, 0.1, "inside")))
     assert line == (
-        "A model on which “a” and “b” can be measured; “c” would have to be above 0: what is measured does "
+        "a model on which “a” and “b” can be measured; “c” would have to be above 0: what is measured does "
         "not work here; “d” would have to be above 0: what is measured does not work here."
     )
     works = outcome(0.1, 0.2, "across", guard=True)
@@ -88,16 +88,16 @@ def test_what_is_not_measured_or_does_not_work_is_named() -> None:
 def test_supported_verdicts_say_which_interval_is_nearest_to_leave() -> None:
     inside, wide = outcome(0.3, 0.1, "inside"), outcome(0.4, 0.3997, "inside")
     line = told(judged("supported", a=inside, b=wide))
-    assert line.startswith("Other items for which one of its intervals reaches out of its region")
+    assert line.startswith("other items for which one of its intervals reaches out of its region")
     assert line.endswith("nearest to that is “b”, by 0.0003.")
-    assert told(judged("supported", seeds=5, a=inside)).startswith("Other seeds or items")
+    assert told(judged("supported", seeds=5, a=inside)).startswith("other seeds or items")
 
 
 def test_contradicted_verdicts_name_all_that_lies_outside() -> None:
     guard = outcome(0.5, 0.1, "inside", guard=True)
     one, two = outcome(-0.3, 0.1, "outside"), outcome(-0.5, 0.1, "outside")
     assert told(judged("contradicted", a=one, b=two, c=guard)) == (
-        "Other items for which “a” is above 0, where its interval is 0.2 away and “b” is above 0, where its "
+        "other items for which “a” is above 0, where its interval is 0.2 away and “b” is above 0, where its "
         "interval is 0.4 away; more of these will hardly do."
     )
     ends = outcome(0.1, 0.05, "outside").model_copy(update={"above": 0.2, "below": 0.75})
@@ -110,7 +110,7 @@ def test_contradicted_verdicts_name_all_that_lies_outside() -> None:
 
 def test_equivalent_verdicts_say_whether_more_items_are_needed() -> None:
     around = judged("equivalent", a=outcome(0.0, 0.01, "equal", 0.05))
-    less = "A reason to care for less than 0.05 of “a”"
+    less = "a reason to care for less than 0.05 of “a”"
     assert told(around) == f"{less}: more items would then have to tell on which side it lies."
     beside = told(judged("equivalent", seeds=5, a=outcome(0.03, 0.01, "equal", 0.05)))
     assert beside == f"{less}, for its interval lies on one side of 0."
@@ -118,9 +118,9 @@ def test_equivalent_verdicts_say_whether_more_items_are_needed() -> None:
 
 def test_claims_that_do_not_apply_for_one_reason_share_a_line() -> None:
     none = judged("not applicable", "this model has no phase: it is -1.5")
-    (line,) = section({"a": none, "b": none}).removeprefix(OPENING).strip().splitlines()
+    (line,) = section({"a": none, "b": none}).removeprefix(HEADING).strip().splitlines()
     assert line.replace("\\", "") == (
-        "- *a* and *b*, not applicable: A model that it can be asked of, or more scenes if this was close: "
+        "- *a* and *b*, not applicable: a model that it can be asked of, or more scenes if this was close: "
         "this model has no phase: it is −1.5."
     )
     few = judged("undecided", "3 seeds of 5", a=outcome(0.1, 0.05, "inside"))

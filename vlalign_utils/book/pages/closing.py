@@ -7,15 +7,17 @@ from scipy.stats import norm
 
 from vlalign_utils.book.pages.markdown import text, true_minus
 from vlalign_utils.evidence.claim_rules import Measured, Outcome, Verdict
-from vlalign_utils.evidence.findings import joined, sentence
+from vlalign_utils.evidence.findings import joined
 
 CHANCE = 0.8  # that the interval then lies where it is said, if the true value is the mean found here
 FEW = 2  # significant digits of a number of items that is foretold
+ABOUT = "about N ="  # before a number that is foretold
 FAR = 100  # times as many items: more than anybody asks
-OPENING = f"""## What would change the verdicts
-
-Each N would do with a probability of {CHANCE:g}, if what is found here on average is true. It is no guide
-where neighbours are sought among the items, as more of them change the measure itself."""
+HEADING = "## What would change the verdicts"
+FORETOLD = (
+    f"Each N would do with a probability of {CHANCE:g}, if what is found here on average is true. It is no "
+    "guide where neighbours are sought among the items, as more of them change the measure itself."
+)
 
 
 def section(claims: Mapping[str, Verdict]) -> str:
@@ -29,17 +31,17 @@ def section(claims: Mapping[str, Verdict]) -> str:
     for name, judged in claims.items():
         alike.setdefault((judged.word, _change(judged)), []).append(f"*{name}*")
     told = [f"- {joined(names)}, {word}: {text(true_minus(how))}" for (word, how), names in alike.items()]
-    return "\n".join([OPENING, "", *told])
+    explained = [FORETOLD, ""] if any(ABOUT in how for _, how in alike) else []
+    return "\n".join([HEADING, "", *explained, *told])
 
 
 def _change(judged: Verdict) -> str:
     if judged.word == "not applicable":
-        reason = f"a model that it can be asked of, or more scenes if this was close: {judged.decided_by}"
-        return sentence(reason)
+        return f"a model that it can be asked of, or more scenes if this was close: {judged.decided_by}."
     if judged.decided_by not in judged.conditions:
-        return sentence(f"{judged.decided_by}; until there are as many, no interval decides it")
+        return f"{judged.decided_by}; until there are as many, no interval decides it."
     ways = {"supported": _supported, "contradicted": _contradicted, "equivalent": _equivalent}
-    return sentence(ways.get(judged.word, _undecided)(judged))
+    return f"{ways.get(judged.word, _undecided)(judged)}."
 
 
 def _more(judged: Verdict) -> str:
@@ -95,13 +97,13 @@ def _needed(outcome: Outcome, found: Measured, judged: Verdict) -> str:
     # The side of the interval that lies across the end.
     needed = _items(found.n, judged.level, [(below if found.value > end else above, abs(found.value - end))])
     said = "inside" if _within(outcome) else "outside"
-    told = f"would lie {said} its region with about N = {needed}" if needed else ""
+    told = f"would lie {said} its region with {ABOUT} {needed}" if needed else ""
     if outcome.smallest is not None:
         low, high = end - outcome.smallest, end + outcome.smallest
         alike = _items(found.n, judged.level, [(below, found.value - low), (above, high - found.value)])
         # Whichever comes first ends the question.
         if alike and (not needed or alike < needed):
-            told = f"would be shown to be too small to matter with about N = {alike}"
+            told = f"would be shown to be too small to matter with {ABOUT} {alike}"
     return told or "lies at the end of its region, and no usual number of items will tell"
 
 
